@@ -1,0 +1,81 @@
+"""What can go wrong, and what a person is told.
+
+::
+
+    ClrayError                  exit code 1
+    ├── RunFailed               a trial, a slot or a job did not end as it should
+    └── BadInput                exit code 2: nothing was started, nothing was written
+        ├── BadSpec             a field of a spec, a job, a search space or an override
+        ├── UnknownName         no method, benchmark, model, space, job or dataset of that name
+        ├── BadData             a dataset, file or folder that is missing, damaged or out of reach
+        └── BadResources        a request that this machine or cluster can never satisfy
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ClrayError(Exception):
+    """Anything that clray reports to a person without a traceback."""
+
+    exit_code = 1
+
+
+class RunFailed(ClrayError):
+    """Something that had started did not end as it should; finished work is kept."""
+
+
+class BadInput(ClrayError):
+    """Input that cannot be used: where it stands, what was given, what is accepted.
+
+    Args:
+        where: file and field, option or argument, e.g. ``jobs/a.yaml: protocol.epochs``.
+        given: the offending value, shown with ``repr``.
+        accepted: a phrase, or the accepted names (then the nearest to ``given`` is suggested).
+    """
+
+    exit_code = 2
+
+    def __init__(self, where: str, given: object, accepted: str | Iterable[str]) -> None:
+        self.where, self.given = where, given
+        if isinstance(accepted, str):
+            self.accepted, nearest = accepted, ""
+        else:
+            names = sorted(accepted)
+            self.accepted = ", ".join(names) if names else "nothing"
+            nearest = nearest_name(str(given), names)
+        message = f"{where}: got {given!r}; accepted: {self.accepted}"
+        super().__init__(f"{message}. Did you mean {nearest!r}?" if nearest else message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.where, self.given, self.accepted, str(self)))
+
+
+class BadSpec(BadInput):
+    """A field of a spec, a job, a search space or an override is not acceptable."""
+
+
+class UnknownName(BadInput):
+    """Nothing goes by the name that was given."""
+
+
+class BadData(BadInput):
+    """A dataset, file or folder is missing, damaged or out of reach."""
+
+
+class BadResources(BadInput):
+    """The machine or cluster can never provide what was asked for."""
+
+
+def nearest_name(given: str, names: Iterable[str]) -> str:
+    """The name most like ``given``, or "" when none is close."""
+    close = difflib.get_close_matches(given, list(names), n=1, cutoff=0.6)
+    return close[0] if close else ""
+
+
+def _rebuild(cls: type[BadInput], where: str, given: object, accepted: str, text: str) -> BadInput:
+    error = cls(where, given, accepted)
+    error.args = (text,)
+    return error

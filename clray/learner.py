@@ -1,0 +1,170 @@
+"""The one interface that a method fills in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from clray.distributed import Distributed
+from clray.spec import SCENARIOS
+from clray.task import Task
+
+
+class MethodConfig(BaseModel):
+    """The knobs of a method, each with a default, bounds and a docstring. Methods subclass it."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that the frame hands to a learner.
+
+    Attributes:
+        model: the network, on ``device``; float [B, C, H, W] in, logits [B, num_classes] out.
+        optimizer: makes the protocol's optimizer over the parameters given.
+        clip_norm: largest norm of the whole gradient, or None.
+        scenario: one of ``clray.spec.SCENARIOS``.
+        num_classes: output units over the whole stream.
+        num_tasks: length of the stream.
+        epochs: passes over each task.
+        batch_size: examples per step, over all workers.
+        memory: examples that may be kept from old tasks.
+        prepare: uint8 [B, C, H, W] to the model's normalised float input.
+        augment: uint8 to uint8, random, for training only.
+        generator: the learner's own randomness, on the CPU, in step on all workers.
+        distributed: the workers that share the trial.
+        device: where data and model lie.
+    """
+
+    model: nn.Module
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    clip_norm: float | None
+    scenario: str
+    num_classes: int
+    num_tasks: int
+    epochs: int
+    batch_size: int
+    memory: int
+    prepare: Callable[[Tensor], Tensor]
+    augment: Callable[[Tensor], Tensor]
+    generator: torch.Generator
+    distributed: Distributed
+    device: torch.device
+
+
+class Learner(ABC):
+    """One method, learning one stream.
+
+    A method is a file with a ``Config(MethodConfig)`` and one subclass of this; ``observe`` is all
+    it must define. It is checkpointed whole: keep state in attributes, and nothing in closures,
+    lambdas or globals.
+
+    Attributes:
+        rivals: bool [num_classes, num_classes] on the device, kept by the frame: row y holds the
+            output units that compete with y in the training loss.
+    """
+
+    scenarios: ClassVar[frozenset[str]] = frozenset(SCENARIOS)
+    """The scenarios that this method can serve."""
+    cumulative: ClassVar[bool] = False
+    """Whether each task's training examples are joined by those of all tasks before it."""
+    uses_memory: ClassVar[bool] = False
+    """Whether the protocol's memory must hold at least one example."""
+
+    def __init__(self, config: MethodConfig, setup: Setup) -> None:
+        self.config = config
+        self.setup = setup
+        self.model = setup.model
+        self.distributed = setup.distributed
+        self.optimizer = setup.optimizer(self.model.parameters())
+        self.rivals = torch.ones(
+            setup.num_classes, setup.num_classes, dtype=torch.bool, device=setup.device
+        )
+        self.all_rivals = True
+
+    # What a method fills in.
+
+    def begin_task(self, task: Task) -> None:
+        """Called before the first epoch of a task."""
+
+    def begin_epoch(self, task: Task, epoch: int, num_epochs: int) -> None:
+        """Called before each pass; methods with phases switch here."""
+
+    @abstractmethod
+    def observe(self, x: Tensor, y: Tensor, task: Task) -> dict[str, Tensor]:
+        """Learn from one batch: uint8 [B, C, H, W] and int64 [B].
+
+        Returns:
+            0-d tensors by name, left on the device; ``loss`` is watched for divergence.
+        """
+
+    def end_task(self, task: Task) -> None:
+        """Called after the last epoch of a task; ``task.train`` may be read again."""
+
+    def predict(self, x: Tensor, task: Task | None) -> Tensor:
+        """Logits [B, num_classes] for uint8 [B, C, H, W].
+
+        ``task`` is None unless the scenario gives its identity at test time. The frame masks the
+        units that are not allowed.
+        """
+        return self.forward(x)
+
+    def footprint(self) -> dict[str, int]:
+        """What is kept between tasks: ``parameters`` (numbers), ``examples`` and ``bytes`` in all.
+
+        A method that keeps more than the model adds to it.
+        """
+        parameters = sum(p.numel() for p in self.model.parameters())
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        num_bytes = sum(t.numel() * t.element_size() for t in tensors)
+        return {"parameters": parameters, "examples": 0, "bytes": num_bytes}
+
+    # What a method uses.
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, num_classes] of the model for uint8 [B, C, H, W], as they are."""
+        logits: Tensor = self.model(self.setup.prepare(x))
+        return logits
+
+    def forward_augmented(self, x: Tensor) -> Tensor:
+        """Like ``forward``, after the benchmark's training augmentation."""
+        return self.forward(self.setup.augment(x))
+
+    def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy over all workers' examples, among the units that compete with y."""
+        if not self.all_rivals:
+            logits = logits.masked_fill(~self.rivals[y], -torch.inf)
+        if self.distributed.world == 1:
+            return F.cross_entropy(logits, y)
+        return self.distributed.mean(F.cross_entropy(logits, y, reduction="none"))
+
+    def step(self, loss: Tensor) -> None:
+        """Backward, mean of gradients over workers, clipping, optimizer step."""
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.distributed.world > 1:
+            self.distributed.average_gradients(self._optimized())
+        if self.setup.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._optimized(), self.setup.clip_norm)
+        self.optimizer.step()
+
+    def _optimized(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    # What the frame calls.
+
+    def train_mode(self, training: bool) -> None:
+        """Put every network of the learner in training or evaluation mode."""
+        for value in vars(self).values():
+            if isinstance(value, nn.Module):
+                value.train(training)

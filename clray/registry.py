@@ -1,0 +1,163 @@
+"""Methods, benchmarks and models, found by the name of their file: there is no table to edit.
+
+A plain name is a module of clray itself (``er`` is ``clray/methods/er.py``, ``split-digits`` is
+``clray/streams/benchmarks/split_digits.py``); a name with a dot is a module of yours, importable
+from where you stand (``my_lab.fancy``). What follows a slash is a variant (``timm/resnet18``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from clray.errors import BadSpec, UnknownName
+from clray.learner import Learner, MethodConfig
+from clray.models.classifier import ModelConfig
+from clray.spec import Component, TrialSpec, parse
+from clray.streams.benchmark import BenchmarkConfig
+
+Kind = Literal["method", "benchmark", "model"]
+
+_PACKAGES: dict[Kind, str] = {
+    "method": "clray.methods",
+    "benchmark": "clray.streams.benchmarks",
+    "model": "clray.models",
+}
+_CONFIGS: dict[Kind, type[BaseModel]] = {
+    "method": MethodConfig,
+    "benchmark": BenchmarkConfig,
+    "model": ModelConfig,
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A component's file.
+
+    Attributes:
+        name: as a spec writes it, without the variant.
+        variant: what followed the slash, or "".
+        module: the imported file.
+        config: its Config class.
+    """
+
+    name: str
+    variant: str
+    module: ModuleType
+    config: type[BaseModel]
+
+    @property
+    def summary(self) -> str:
+        """The first line of the file's docstring."""
+        return (self.module.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def learner(self) -> type[Learner]:
+        """The method's Learner; a method's file defines exactly one."""
+        return next(_own_classes(self.module, Learner))
+
+
+def names(kind: Kind) -> list[str]:
+    """The names of clray's own components of a kind, sorted."""
+    package = importlib.import_module(_PACKAGES[kind])
+    stems = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return sorted(
+        stem.replace("_", "-") if kind == "benchmark" else stem
+        for stem in stems
+        if _config_of(importlib.import_module(f"{package.__name__}.{stem}"), kind) is not None
+    )
+
+
+def find(kind: Kind, name: str) -> Found:
+    """The component of that name.
+
+    Raises:
+        UnknownName: there is none, or the module named does not define what it must.
+    """
+    stem, _, variant = name.partition("/")
+    package = _PACKAGES[kind]
+    path = stem if "." in stem else f"{package}.{stem.replace('-', '_')}"
+    if "." in stem and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    if not all(part.isidentifier() for part in path.split(".")) or not _exists(path):
+        raise UnknownName(kind, name, names(kind))
+    module = importlib.import_module(path)
+    config = _config_of(module, kind)
+    if config is None:
+        if "." in stem:
+            accepted = f"a module with a class Config({_CONFIGS[kind].__name__})"
+            raise UnknownName(kind, name, accepted)
+        raise UnknownName(kind, name, names(kind))
+    if kind == "method" and len(list(_own_classes(module, Learner))) != 1:
+        raise UnknownName(kind, name, "a module that defines one subclass of Learner")
+    return Found(stem, variant, module, config)
+
+
+def configure(kind: Kind, component: Component) -> Any:
+    """The component's Config with the spec's knobs.
+
+    Raises:
+        UnknownName, BadSpec: no such component, or a knob that it refuses.
+    """
+    where = f"{kind} {component.name}"
+    return parse(find(kind, component.name).config, component.knobs, where)
+
+
+def complete(spec: TrialSpec) -> TrialSpec:
+    """``spec`` with every knob filled in and checked against the components it names.
+
+    Raises:
+        BadInput: anything that would make the trial fail, as far as can be told without data.
+    """
+    method = find("method", spec.method.name)
+    model = find("model", spec.model.name)
+    configs = {k: configure(k, getattr(spec, k)) for k in _PACKAGES}
+    benchmark: BenchmarkConfig = configs["benchmark"]
+    learner = method.learner
+    if benchmark.scenario not in learner.scenarios:
+        where = f"benchmark {spec.benchmark.name}: scenario, for method {spec.method.name}"
+        raise BadSpec(where, benchmark.scenario, learner.scenarios)
+    if learner.uses_memory and spec.protocol.memory == 0:
+        where = f"protocol.memory, for method {spec.method.name}"
+        raise BadSpec(where, 0, "1 or more: this method replays examples")
+    if spec.optimizer.name != "sgd" and spec.optimizer.momentum:
+        raise BadSpec("optimizer.momentum", spec.optimizer.momentum, "0, except with name: sgd")
+    configs["model"].check(model.variant)
+    benchmark.check()
+    filled = {
+        kind: Component(name=getattr(spec, kind).name, **config.model_dump(mode="json"))
+        for kind, config in configs.items()
+    }
+    return spec.model_copy(update=filled)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return importlib.util.find_spec(path) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _config_of(module: ModuleType, kind: Kind) -> type[BaseModel] | None:
+    config = vars(module).get("Config")
+    fits = inspect.isclass(config) and issubclass(config, _CONFIGS[kind])
+    return config if fits else None
+
+
+def _own_classes(module: ModuleType, ancestor: type[Any]) -> Any:
+    return (
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, ancestor)
+        and value.__module__ == module.__name__
+    )

@@ -1,0 +1,55 @@
+"""What every benchmark promises: a Config that can check itself and build its stream."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from clray.task import Stream
+
+
+class BenchmarkConfig(BaseModel, ABC):
+    """The knobs of a benchmark: dataset, scenario, split into tasks, and order.
+
+    A benchmark is a file in ``clray/streams/benchmarks/`` with one ``Config`` that subclasses this
+    (usually through one of the scenarios, which bring the knobs) and sets its own defaults.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    scenario: str
+    """What changes from task to task, and what is known at test time."""
+
+    @abstractmethod
+    def check(self) -> int:
+        """Refuse, cheaply and before anything starts, what cannot be built; the number of tasks.
+
+        Raises:
+            BadInput: knobs that contradict the data, or data that are missing.
+        """
+
+    @abstractmethod
+    def build(
+        self,
+        split: Literal["validation", "test"],
+        validation_fraction: float,
+        seed: int,
+        device: torch.device,
+    ) -> Stream:
+        """The stream of tasks.
+
+        Args:
+            split: what tasks' ``eval`` holds. With validation, ``train`` lacks those examples; with
+                test, ``train`` is all of the training set and ``eval`` the test set.
+            validation_fraction: share of each task's training examples that is validation.
+            seed: of the validation split, and of what the knobs leave to the trial's seed.
+            device: where the examples lie.
+
+        Raises:
+            BadInput: data that are missing, damaged or do not fit the knobs.
+        """

@@ -1,0 +1,101 @@
+"""What a learner sees of the data: a stream of tasks, each with examples to learn from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+from torch import Tensor
+
+
+class Examples(Protocol):
+    """Labelled images of one split of one task, cut into batches on demand."""
+
+    def __len__(self) -> int:
+        """How many examples there are, over all workers."""
+        ...
+
+    def batches(
+        self, size: int, seed: int | None = None, epoch: int = 0, *, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ``(x, y)``: uint8 [b, C, H, W] and int64 [b], on the stream's device.
+
+        Args:
+            size: examples per global batch; the last one may be smaller.
+            seed: shuffles; the order is a pure function of (seed, epoch). None keeps file order.
+            epoch: which pass over the data this is.
+            rank: of ``world`` workers, which share to yield: the contiguous part
+                ``[rank * n // world, (rank + 1) * n // world)`` of every global batch of n
+                (possibly empty, so that workers stay in step).
+        """
+        ...
+
+
+class Sealed:
+    """Stands where examples are withheld; touching it is an error."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __len__(self) -> NoReturn:
+        raise PermissionError(f"{self.what} may not be read here")
+
+    def batches(
+        self, size: int, seed: int | None = None, epoch: int = 0, *, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Always raises PermissionError."""
+        raise PermissionError(f"{self.what} may not be read here")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One element of a stream.
+
+    Attributes:
+        index: position in the stream, from 0.
+        name: identity that survives reordering.
+        classes: the output units that this task's labels use. In class- and task-incremental
+            streams they are disjoint between tasks; otherwise all tasks share them.
+        train: examples to learn from.
+        eval: examples to be graded on: validation while selecting, test in the final runs.
+    """
+
+    index: int
+    name: str
+    classes: tuple[int, ...]
+    train: Examples
+    eval: Examples
+
+    def for_learning(self) -> Task:
+        """This task as a method may see it while training: without its evaluation examples."""
+        return dataclasses.replace(self, eval=Sealed(f"evaluation examples of task {self.name!r}"))
+
+    def for_predicting(self) -> Task:
+        """This task's identity alone, as a method may see it while predicting."""
+        return dataclasses.replace(
+            self.for_learning(), train=Sealed(f"training examples of task {self.name!r}")
+        )
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The sequence of tasks that is learned.
+
+    Attributes:
+        tasks: in the order of learning.
+        scenario: one of ``clray.spec.SCENARIOS``.
+        num_classes: output units over the whole stream; labels are 0 .. num_classes - 1.
+        image_shape: (C, H, W) of every example.
+        mean, std: per-channel normalisation in [0, 1] units, applied after ``/ 255``; empty: none.
+        augment: name of the training augmentation (``clray.streams.transforms``).
+    """
+
+    tasks: tuple[Task, ...]
+    scenario: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    augment: str = "none"
