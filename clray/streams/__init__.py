@@ -1,0 +1,5 @@
+"""Streams of tasks: datasets, scenarios, orders and transforms."""
+
+from clray.streams.examples import TensorExamples, cumulate
+
+__all__ = ["TensorExamples", "cumulate"]
