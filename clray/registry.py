@@ -63,7 +63,8 @@ class Found:
     @property
     def learner(self) -> type[Learner]:
         """The method's Learner; a method's file defines exactly one."""
-        return next(_own_classes(self.module, Learner))
+        learner: type[Learner] = next(_own_classes(self.module, Learner))
+        return learner
 
 
 def names(kind: Kind) -> list[str]:
@@ -133,11 +134,27 @@ def complete(spec: TrialSpec) -> TrialSpec:
         raise BadSpec("optimizer.momentum", spec.optimizer.momentum, "0, except with name: sgd")
     configs["model"].check(model.variant)
     benchmark.check()
-    filled = {
+    filled: dict[str, Component] = {
         kind: Component(name=getattr(spec, kind).name, **config.model_dump(mode="json"))
         for kind, config in configs.items()
     }
     return spec.model_copy(update=filled)
+
+
+def annotation(spec: TrialSpec, path: str) -> Any:
+    """The declared type of the knob at a dotted path, such as ``method.strength``.
+
+    Raises:
+        UnknownName: the section's Config has no such knob.
+    """
+    section, _, knob = path.partition(".")
+    if section in _PACKAGES:
+        fields = find(section, getattr(spec, section).name).config.model_fields
+    else:
+        fields = type(getattr(spec, section)).model_fields
+    if knob not in fields:
+        raise UnknownName(f"{section} knob", knob, fields)
+    return fields[knob].annotation
 
 
 def _exists(path: str) -> bool:

@@ -1,0 +1,176 @@
+"""Examples kept from the stream, and drawn again.
+
+Contents lie on the device; which example goes where is decided on the CPU with the learner's
+generator, for a whole batch at once. With several workers, every worker holds the same memory:
+``add`` gathers all workers' rows, and ``draw`` gives each worker its part of one common draw.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from clray.distributed import Distributed
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class Memory(ABC):
+    """At most ``capacity`` examples: image, label, index of the task it came with.
+
+    Args:
+        capacity: the most examples that are kept, 1 or more.
+        generator: randomness on the CPU, in step on all workers.
+        distributed: the workers that share the trial.
+    """
+
+    def __init__(self, capacity: int, generator: torch.Generator, distributed: Distributed) -> None:
+        if capacity < 1:
+            raise ValueError(f"a memory of {capacity} examples")
+        self.capacity = capacity
+        self.generator = generator
+        self.distributed = distributed
+        self.images = torch.empty(0, dtype=torch.uint8)
+        self.labels = torch.empty(0, dtype=torch.int64)
+        self.tasks = torch.empty(0, dtype=torch.int64)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many examples are kept."""
+
+    @abstractmethod
+    def _place(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Where a batch with labels ``y`` goes: rows of the batch and as many distinct slots."""
+
+    @abstractmethod
+    def _occupied(self) -> Tensor | None:
+        """The slots in use; None: the first ``len(self)``."""
+
+    def add(self, x: Tensor, y: Tensor, task_index: int) -> None:
+        """Offer this worker's uint8 [B, C, H, W] and int64 [B]; all workers must call it."""
+        x, y = self.distributed.gather(x), self.distributed.gather(y)
+        if len(self.images) == 0:
+            self.images = x.new_zeros((self.capacity, *x.shape[1:]))
+            self.labels = y.new_zeros(self.capacity)
+            self.tasks = y.new_zeros(self.capacity)
+        rows, slots = (index.to(x.device) for index in self._place(y))
+        self.images[slots] = x[rows]
+        self.labels[slots] = y[rows]
+        self.tasks[slots] = task_index
+
+    def draw(self, n: int) -> Batch:
+        """Images, labels and task indices of ``n`` distinct examples, drawn uniformly.
+
+        All of them, in random order, where fewer are kept. With several workers, this worker's
+        part of the draw (possibly empty).
+        """
+        index = torch.randperm(len(self), generator=self.generator)[:n]
+        index = index[self.distributed.slice(len(index))]
+        occupied = self._occupied()
+        slots = (index if occupied is None else occupied[index]).to(self.images.device)
+        return self.images[slots], self.labels[slots], self.tasks[slots]
+
+    @property
+    def num_bytes(self) -> int:
+        """What the memory takes on each worker, filled or not."""
+        kept = (self.images, self.labels, self.tasks)
+        return sum(t.numel() * t.element_size() for t in kept)
+
+
+class ReservoirMemory(Memory):
+    """A uniform sample of the stream: algorithm R (Vitter 1985, doi 10.1145/3147.3165).
+
+    What is kept does not depend on how the stream is cut into batches.
+    """
+
+    def __init__(self, capacity: int, generator: torch.Generator, distributed: Distributed) -> None:
+        super().__init__(capacity, generator, distributed)
+        self.seen = 0
+
+    def __len__(self) -> int:
+        """How many examples are kept."""
+        return min(self.seen, self.capacity)
+
+    def _place(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        slots = _reservoir(self.seen, len(y), self.capacity, self.generator)
+        self.seen += len(y)
+        return _last_writers(slots, self.capacity)
+
+    def _occupied(self) -> Tensor | None:
+        return None
+
+
+class ClassBalancedMemory(Memory):
+    """An equal share of the capacity for each class seen so far, a reservoir inside each.
+
+    Shares differ by one at most, where the capacity is no multiple of the number of classes: the
+    classes that came first have more. When a class arrives, the others give up examples at
+    random. ``add`` reads the labels on the CPU, and so waits for the device.
+    """
+
+    def __init__(self, capacity: int, generator: torch.Generator, distributed: Distributed) -> None:
+        super().__init__(capacity, generator, distributed)
+        self.seen: dict[int, int] = {}
+        self.slots: dict[int, Tensor] = {}
+        self.free = torch.arange(capacity)
+
+    def __len__(self) -> int:
+        """How many examples are kept."""
+        return self.capacity - len(self.free)
+
+    def share(self, label: int) -> int:
+        """The most examples that a seen class may hold now."""
+        position = list(self.seen).index(label)
+        return -((position - self.capacity) // len(self.seen))
+
+    def _place(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        labels = y.cpu()
+        present = labels.unique()
+        arrived = [c for c in present.tolist() if c not in self.seen]
+        if arrived:
+            self._make_room(arrived)
+        rows, slots = [labels[:0]], [labels[:0]]
+        for label in present.tolist():
+            found = (labels == label).nonzero().squeeze(1)
+            count, share = self.seen[label], self.share(label)
+            wanted = _reservoir(count, len(found), share, self.generator)
+            self.seen[label] = count + len(found)
+            new = min(self.seen[label], share) - len(self.slots[label])
+            self.slots[label] = torch.cat([self.slots[label], self.free[:new]])
+            self.free = self.free[new:]
+            row, place = _last_writers(wanted, share)
+            rows.append(found[row])
+            slots.append(self.slots[label][place])
+        return torch.cat(rows), torch.cat(slots)
+
+    def _make_room(self, arrived: list[int]) -> None:
+        for label in arrived:
+            self.seen[label] = 0
+            self.slots[label] = self.free[:0]
+        for label, slots in self.slots.items():
+            if (share := self.share(label)) < len(slots):
+                mixed = slots[torch.randperm(len(slots), generator=self.generator)]
+                self.slots[label] = mixed[:share]
+                self.free = torch.cat([self.free, mixed[share:]])
+
+    def _occupied(self) -> Tensor | None:
+        return torch.cat(list(self.slots.values())) if self.slots else None
+
+
+def _reservoir(seen: int, n: int, capacity: int, generator: torch.Generator) -> Tensor:
+    """The slot of each of ``n`` arrivals, int64 [n]; ``capacity`` or above: not kept."""
+    number = torch.arange(seen, seen + n)
+    uniform = torch.rand(n, dtype=torch.float64, generator=generator)
+    return torch.where(number < capacity, number, (uniform * (number + 1)).long())
+
+
+def _last_writers(slots: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+    """Rows and distinct slots below ``capacity``: where several rows want one, the last has it."""
+    last = torch.full((capacity,), -1)
+    kept = slots < capacity
+    rows = torch.arange(len(slots))[kept]
+    last.scatter_reduce_(0, slots[kept], rows, "amax")
+    written = (last >= 0).nonzero().squeeze(1)
+    return last[written], written

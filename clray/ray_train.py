@@ -1,0 +1,539 @@
+"""Slots: long-lived Ray Train worker groups that run one trial after another.
+
+A slot is one Ray Train run. Its workers ask the dispatcher (one actor for all slots) for a trial,
+run it with ``clray.trial.run``, hand its records back and ask for the next. When a worker dies, Ray
+Train starts the group anew, the dispatcher repeats what the slot was at, and the trial goes on from
+its stored checkpoint: whoever waits for the trial notices nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import traceback
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from clray import trial
+from clray.distributed import Distributed
+from clray.errors import BadInput, BadResources, RunFailed
+from clray.events import SlotsReady, SlotsStarting, TrialEnded, TrialStarted, Warned, Watch
+from clray.spec import Resources, Storing, TrialSpec
+from clray.store import trial_folder
+
+# Ray reads these when it is imported or started. What a person has set stays.
+for _name, _value in {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone without GPUs
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # methods of yours are found from where you stand
+    "RAY_DATA_USE_DATASOURCE_V2": "0",  # starts 32 actors a read
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # 2 s would delay each start and restart
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+import ray.train  # noqa: E402
+import ray.train.torch  # noqa: E402
+
+DEATHS = 3
+"""So many lost workers, and a trial counts as failed."""
+
+_TEMP_PREFIX = "clray-ray-"
+
+
+@dataclass
+class _Order:
+    """A trial that somebody waits for."""
+
+    ticket: str
+    spec: dict[str, Any]
+    key: str
+    group: str
+    number: int
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    stop: bool = False
+    ended: bool = False
+    deaths: int = 0
+
+
+@dataclass
+class _Desk:
+    """What the dispatcher knows of a slot: its order, its workers' group, and how many orders
+    that group was handed."""
+
+    order: _Order | None = None
+    group: str = ""
+    handed: int = 0
+
+
+class Dispatcher:
+    """Hands trials to slots and records to those who wait; a Ray actor without resources.
+
+    Args:
+        slots: how many there are.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.desks = [_Desk() for _ in range(slots)]
+        self.orders: dict[str, _Order] = {}
+        self.queue: deque[_Order] = deque()
+        self.changed = asyncio.Condition()
+        self.closed = False
+        self.lost: dict[int, str] = {}
+        self.ready: set[int] = set()
+        self.hosts: dict[str, set[int]] = {}
+
+    async def _notify(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def _until(self, true: Callable[[], bool], seconds: float | None = None) -> None:
+        async with self.changed:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait_for(true), seconds)
+
+    # For the slots.
+
+    async def take(
+        self, slot: int, rank: int, group: str, after: int
+    ) -> tuple[int, dict[str, Any]] | None:
+        """The next order of the slot's worker group, as (count, spec); None: there will be none.
+
+        Args:
+            slot: which.
+            rank: of the worker; the first one leads, the others get what it got.
+            group: names this start of the workers. A new one gets what the last one was at.
+            after: how many orders this worker has had.
+        """
+        desk = self.desks[slot]
+        if rank > 0:
+            await self._until(lambda: self.closed or (desk.group == group and desk.handed > after))
+        else:
+            self.ready.add(slot)
+            if desk.group != group:
+                desk.group, desk.handed = group, 0
+                self._start_again(desk)
+            await self._notify()
+            if desk.order is None:
+                await self._until(lambda: self.closed or self._next_free() is not None)
+                desk.order = self._next_free()
+                if desk.order is None:
+                    return None
+                self.queue.remove(desk.order)
+            desk.handed += 1
+            await self._notify()
+        return None if desk.order is None else (desk.handed, desk.order.spec)
+
+    def _start_again(self, desk: _Desk) -> None:
+        if desk.order is not None:
+            desk.order.deaths += 1
+            if desk.order.deaths == DEATHS:
+                error = f"its worker died {DEATHS} times"
+                self._end(desk.order, {"state": "failed", "error": error})
+                desk.order = None
+
+    def _next_free(self) -> _Order | None:
+        """The first order in the queue whose trial no slot is running already."""
+        running = {desk.order.key for desk in self.desks if desk.order is not None}
+        return next((order for order in self.queue if order.key not in running), None)
+
+    async def record(self, slot: int, record: dict[str, Any]) -> bool:
+        """One more task was learned; whether to go on."""
+        order = self.desks[slot].order
+        if order is None:
+            return False
+        known = {event["task"] for kind, event in order.events if kind == "record"}
+        if record["task"] not in known:  # a trial that goes on repeats its records
+            order.events.append(("record", record))
+            await self._notify()
+        return not order.stop
+
+    async def end(self, slot: int, outcome: dict[str, Any]) -> None:
+        """The slot's trial has ended."""
+        order, self.desks[slot].order = self.desks[slot].order, None
+        if order is not None:
+            self._end(order, outcome)
+        await self._notify()
+
+    def _end(self, order: _Order, outcome: dict[str, Any]) -> None:
+        if not order.ended:
+            order.ended = True
+            order.events.append(("ended", outcome))
+
+    async def lose(self, slot: int, error: str) -> None:
+        """The slot is gone for good."""
+        self.lost[slot] = error
+        order, self.desks[slot].order = self.desks[slot].order, None
+        if order is not None:
+            self._end(order, {"state": "failed", "error": f"its slot was lost: {error}"})
+        if len(self.lost) == len(self.desks):
+            for waiting in self.queue:
+                self._end(waiting, {"state": "failed", "error": f"no slot is left: {error}"})
+            self.queue.clear()
+        await self._notify()
+
+    # For those who wait.
+
+    async def submit(self, ticket: str, spec: dict[str, Any], key: str, group: str, n: int) -> None:
+        """Queue a trial; a ticket that is known is the same trial."""
+        if ticket in self.orders:
+            return
+        order = self.orders[ticket] = _Order(ticket, spec, key, group, n)
+        if len(self.lost) == len(self.desks):
+            error = next(iter(self.lost.values()))
+            self._end(order, {"state": "failed", "error": f"no slot is left: {error}"})
+        else:
+            self.queue.append(order)
+        await self._notify()
+
+    async def next(self, ticket: str, index: int, hosts: int = 0) -> tuple[str, dict[str, Any]]:
+        """The ticket's ``index``-th event: ("record", record) or ("ended", outcome).
+
+        Args:
+            ticket: as submitted.
+            index: from 0; waits until there is that one.
+            hosts: with more than 0, ends are told in the order of the group's numbers, and not
+                before so many hosts have checked in. Ray Tune would else give a starting actor's
+                trial to one that is free earlier, drop the former, and start a new one for the
+                next trial: a process for each trial, 0.6 s each.
+        """
+        order = self.orders[ticket]
+        await self._until(lambda: len(order.events) > index)
+        event = order.events[index]
+        if event[0] == "ended":
+            if hosts:
+                await self._until(lambda: len(self.hosts.get(order.group, ())) >= hosts, 30)
+                await self._until(lambda: not self._earlier(order))
+            self.orders.pop(ticket, None)
+            await self._notify()
+        return event
+
+    def _earlier(self, order: _Order) -> bool:
+        return any(o.group == order.group and o.number < order.number for o in self.orders.values())
+
+    async def check_in(self, group: str, pid: int) -> None:
+        """A host of the group's trials has started."""
+        self.hosts.setdefault(group, set()).add(pid)
+        await self._notify()
+
+    async def stop(self, ticket: str) -> None:
+        """Stop the trial at its next record; nobody waits for it any more."""
+        order = self.orders.pop(ticket, None)
+        if order is not None:
+            order.stop = True
+            if order in self.queue:
+                self.queue.remove(order)
+        await self._notify()
+
+    async def wait_ready(self) -> str | None:
+        """Wait for the first slot; None, or why there will be none."""
+        await self._until(lambda: bool(self.ready) or len(self.lost) == len(self.desks))
+        return None if self.ready else next(iter(self.lost.values()))
+
+    async def close(self) -> None:
+        """Let the slots' workers return when they are done with what they are at."""
+        self.closed = True
+        await self._notify()
+
+
+class Slots:
+    """The slots of a job, and the Ray that they run on: started on entry, gone on exit.
+
+    Args:
+        resources: what each slot holds, and how many there are at most.
+        results: where trials are stored.
+        storing: what is kept of each.
+        watch: is told when slots start and are ready.
+
+    Raises:
+        BadResources: not even one slot fits.
+        RunFailed: no slot could be started.
+    """
+
+    def __init__(self, resources: Resources, results: str, storing: Storing, watch: Watch) -> None:
+        self.resources, self.results, self.storing, self.watch = resources, results, storing, watch
+        self.threads: list[threading.Thread] = []
+        self.temp: Path | None = None
+
+    def __enter__(self) -> Self:
+        local = "RAY_ADDRESS" not in os.environ
+        if local:
+            check_here(self.resources)
+        self.watch(SlotsStarting(self.resources.slots))
+        start = time.monotonic()
+        try:
+            self._start_ray(local)
+            self.count = _how_many(self.resources, ray.cluster_resources())
+            if self.count < self.resources.slots:
+                text = f"{self.count} of {self.resources.slots} slots fit; proposals stay the same"
+                self.watch(Warned(text))
+            self._start_slots()
+            failure = ray.get(self.dispatcher.wait_ready.remote())
+            if failure is not None:
+                raise RunFailed(f"no slot could be started: {failure}")
+        except BaseException:
+            self.__exit__()
+            raise
+        self.watch(SlotsReady(time.monotonic() - start))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        # A second Ctrl-C while cleaning up would leave processes behind.
+        with _uninterrupted():
+            if ray.is_initialized():
+                if self.threads:
+                    self.dispatcher.close.remote()
+                    for thread in self.threads:
+                        thread.join(timeout=0 if exception and exception[0] else 10)
+                ray.shutdown()
+            if self.temp is not None:
+                shutil.rmtree(self.temp, ignore_errors=True)
+
+    def _start_ray(self, local: bool) -> None:
+        if not local:
+            ray.init(log_to_driver=False, logging_level="ERROR")
+            return
+        _remove_abandoned()
+        # Short, since it holds sockets, whose paths may have 107 characters; with our process
+        # number, so that what a killed clray left behind is known as such.
+        self.temp = Path(tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}-"))
+        ray.init(
+            address="local",
+            num_cpus=num_cpus(),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=str(self.temp),
+        )
+
+    def _start_slots(self) -> None:
+        actor = ray.remote(num_cpus=0, max_concurrency=10_000)(Dispatcher)
+        self.dispatcher = actor.remote(self.count)
+        storage = str(self.temp / "train") if self.temp else tempfile.mkdtemp(prefix="clray-")
+        for slot in range(self.count):
+            thread = threading.Thread(target=self._fit, args=(slot, storage), daemon=True)
+            thread.start()
+            self.threads.append(thread)
+
+    def _fit(self, slot: int, storage: str) -> None:
+        per_worker = {"CPU": self.resources.cpus_per_worker}
+        if self.resources.gpus_per_worker:
+            per_worker["GPU"] = self.resources.gpus_per_worker
+        trainer = ray.train.torch.TorchTrainer(
+            work,
+            train_loop_config={
+                "slot": slot,
+                "dispatcher": self.dispatcher,
+                "results": self.results,
+                "storing": self.storing.model_dump(),
+                "threads": max(1, int(self.resources.cpus_per_worker)),
+                "gpu_share": self.resources.gpus_per_worker,
+            },
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=self.resources.workers,
+                use_gpu=self.resources.gpus_per_worker > 0,
+                resources_per_worker=per_worker,
+            ),
+            run_config=ray.train.RunConfig(
+                name=f"slot-{slot}",
+                storage_path=storage,
+                failure_config=ray.train.FailureConfig(max_failures=-1),
+            ),
+        )
+        error = "its Ray Train run ended"
+        try:
+            trainer.fit()
+        except Exception as raised:
+            error = f"{type(raised).__name__}: {raised}".splitlines()[0]
+        with contextlib.suppress(Exception):  # Ray may be gone by now
+            self.dispatcher.lose.remote(slot, error)
+
+    def run(
+        self, specs: list[TrialSpec], on_record: Callable[[int, dict[str, Any]], None]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Run completed specs, as many at once as there are slots.
+
+        Args:
+            specs: the trials.
+            on_record: is told (index in ``specs``, record) as tasks are learned.
+
+        Yields:
+            (index, outcome), as trials end.
+        """
+        group = f"direct-{time.monotonic_ns()}"
+        waiting: dict[Any, tuple[int, int]] = {}
+        tickets = [f"{group}-{index}" for index in range(len(specs))]
+        for index, spec in enumerate(specs):
+            plain = spec.model_dump(mode="json")
+            self.dispatcher.submit.remote(tickets[index], plain, spec.key, group, index)
+            waiting[self.dispatcher.next.remote(tickets[index], 0)] = (index, 0)
+        while waiting:
+            ready, _ = ray.wait(list(waiting), timeout=0.5)
+            for reference in ready:
+                index, count = waiting.pop(reference)
+                kind, event = ray.get(reference)
+                if kind == "ended":
+                    yield index, event
+                    continue
+                on_record(index, event)
+                reference = self.dispatcher.next.remote(tickets[index], count + 1)
+                waiting[reference] = (index, count + 1)
+
+
+def work(config: dict[str, Any]) -> None:
+    """What each worker of a slot does until the dispatcher is closed."""
+    import torch
+
+    torch.set_num_threads(config["threads"])
+    device = ray.train.torch.get_device()
+    if device.type == "cuda" and config["gpu_share"] < 1:
+        torch.cuda.set_per_process_memory_fraction(config["gpu_share"], device)
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    slot, dispatcher, count = config["slot"], config["dispatcher"], 0
+    group = Distributed().broadcast(uuid.uuid4().hex)
+    storing = Storing(**config["storing"])
+
+    def report(record: dict[str, Any]) -> bool:
+        go_on: bool = ray.get(dispatcher.record.remote(slot, record))
+        return go_on
+
+    while True:
+        order = ray.get(dispatcher.take.remote(slot, rank, group, count))
+        if order is None:
+            return
+        count, plain = order
+        spec = TrialSpec.model_validate(plain)
+        folder = trial_folder(config["results"], spec.key)
+        failed: Exception | None = None
+        try:
+            outcome = trial.run(spec, folder, report, storing, device)
+            ended: dict[str, Any] = {
+                "state": outcome.state,
+                "metrics": outcome.metrics,
+                "error": outcome.error,
+            }
+        except Exception as error:
+            failed = error
+            folder.write("error.txt", traceback.format_exc().encode())
+            text = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+            ended = {"state": "failed", "metrics": {}, "error": text}
+            ended["bad_input"] = isinstance(error, BadInput)
+        if rank == 0 or failed is not None:
+            ray.get(dispatcher.end.remote(slot, ended))
+        if failed is not None and world > 1:
+            # The others wait for this one in a collective call: only a new group can go on.
+            raise failed
+
+
+def run_trial(
+    spec: TrialSpec, results: str, resources: Resources, storing: Storing, watch: Watch
+) -> dict[str, Any]:
+    """Run one completed spec on a slot of its own, unless it is stored; what it did, as a plain
+    mapping.
+
+    Raises:
+        BadInput: the trial's data, or a request that does not fit.
+        RunFailed: the slot could not be started.
+    """
+    folder = trial_folder(results, spec.key)
+    known = trial.stored(folder)
+    label = spec.method.name
+    if known is not None and known.state != "stopped":
+        for record in known.records:
+            trial.watching(spec, watch)(record)
+        watch(TrialEnded(label, "test", 0, known.state, None, stored=True))
+        return trial.summary(spec, folder, known, stored=True)
+    one = resources.model_copy(update={"slots": 1})
+    with Slots(one, results, storing, watch) as slots:
+        watch(TrialStarted(label, "test", 0))
+        report = trial.watching(spec, watch)
+
+        def on_record(_: int, record: dict[str, Any]) -> None:
+            report(record)
+
+        [(_, ended)] = slots.run([spec], on_record)
+    if ended.get("bad_input"):
+        raise RunFailed(ended["error"])
+    watch(TrialEnded(label, "test", 0, ended["state"], None))
+    outcome = trial.stored(folder) or trial.Outcome(ended["state"], error=ended["error"])
+    return trial.summary(spec, folder, outcome, stored=False)
+
+
+def num_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_here(resources: Resources) -> None:
+    """Refuse what this machine cannot give to even one slot.
+
+    Raises:
+        BadResources: too few CPUs or GPUs.
+    """
+    import torch
+
+    have = {"CPU": float(num_cpus()), "GPU": float(torch.cuda.device_count())}
+    _how_many(resources, have)
+
+
+def _how_many(resources: Resources, have: dict[str, float]) -> int:
+    """How many slots fit, at most those asked for.
+
+    Raises:
+        BadResources: none.
+    """
+    fits = float(resources.slots)
+    for name, field_name in (("CPU", "cpus_per_worker"), ("GPU", "gpus_per_worker")):
+        need = resources.workers * getattr(resources, field_name)
+        if need > have.get(name, 0.0):
+            where = f"resources: workers x {field_name}"
+            raise BadResources(
+                where, need, f"at most {have.get(name, 0.0):g} {name}s, all there are"
+            )
+        if need:
+            fits = min(fits, have[name] // need)
+    return int(fits)
+
+
+def _remove_abandoned() -> None:
+    """Remove the temporary folders of clray processes that were killed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_TEMP_PREFIX}*"):
+        pid = path.name.removeprefix(_TEMP_PREFIX).partition("-")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits; in other threads, where it never comes, this does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,156 @@
+"""What every method promises, whatever it does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from clray import registry, trial
+from clray.spec import Storing, TrialSpec
+from clray.store import Folder
+
+METHODS = registry.names("method")
+EPOCHS, TASKS = 2, 3
+MEMORY = 30
+
+
+def tiny(method: str, **changes: Any) -> TrialSpec:
+    """A trial of about a second on three tasks of two digits each."""
+    plain: dict[str, Any] = {
+        "method": method,
+        "benchmark": {
+            "name": "split-digits",
+            "num_tasks": TASKS,
+            "class_order": [0, 1, 2, 3, 4, 5],
+            "scenario": _scenario(method),
+        },
+        "model": {"name": "mlp", "hidden": [32]},
+        "protocol": {"epochs": EPOCHS, "memory": MEMORY, "batch_size": 33},
+        "optimizer": {"lr": 0.1},
+        **changes,
+    }
+    return registry.complete(TrialSpec.model_validate(plain))
+
+
+def _scenario(method: str) -> str:
+    scenarios = registry.find("method", method).learner.scenarios
+    preferred = ("task-incremental", "class-incremental", "domain-incremental")
+    return next(name for name in preferred if name in scenarios)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_learns_more_than_chance(method: str, tmp_path: Path) -> None:
+    outcome = trial.run(tiny(method), Folder(str(tmp_path)))
+    assert outcome.state == "completed"
+    assert outcome.metrics["learning_accuracy"] > 0.7
+    assert outcome.metrics["average_accuracy"] > 0.6  # chance: 0.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_serves_each_scenario_that_it_claims(method: str, tmp_path: Path) -> None:
+    benchmarks = {
+        "class-incremental": "split-digits",
+        "task-incremental": "split-digits",
+        "domain-incremental": "permuted-digits",
+        "data-incremental": "chunked-digits",
+    }
+    for scenario in registry.find("method", method).learner.scenarios:
+        benchmark = {"name": benchmarks[scenario], "num_tasks": 2, "scenario": scenario}
+        spec = tiny(method, benchmark=benchmark, protocol={"epochs": 1, "memory": MEMORY})
+        outcome = trial.run(spec, Folder(str(tmp_path / scenario)))
+        assert outcome.state == "completed", scenario
+        assert outcome.metrics["learning_accuracy"] > 0.3, scenario
+
+
+class Cut(BaseException):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resumes_bit_for_bit_from_a_cut_at_every_task_and_epoch(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storing = Storing(checkpoint_epochs=1, model=True)
+    spec = tiny(method)
+    whole = Folder(str(tmp_path / "whole"))
+    trial.run(spec, whole, storing=storing)
+    original = trial._Progress._checkpoint
+    cuts = TASKS * EPOCHS - 1  # the last epoch of the last task ends the trial
+    for cut in range(1, cuts + 1):
+        count = 0
+
+        def checkpoint(progress: trial._Progress, cut: int = cut) -> None:
+            nonlocal count
+            original(progress)
+            count += 1
+            if count == cut:
+                raise Cut
+
+        monkeypatch.setattr(trial._Progress, "_checkpoint", checkpoint)
+        folder = Folder(str(tmp_path / f"cut-{cut}"))
+        with pytest.raises(Cut):
+            trial.run(spec, folder, storing=storing)
+        assert not folder.has("result.json")
+        monkeypatch.setattr(trial._Progress, "_checkpoint", original)
+        trial.run(spec, folder, storing=storing)
+        for name in ("records.jsonl", "result.json", "model.safetensors"):
+            assert folder.read(name) == whole.read(name), (cut, name)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stays_within_its_memory(method: str, tmp_path: Path) -> None:
+    outcome = trial.run(tiny(method), Folder(str(tmp_path)))
+    for record in outcome.records:
+        footprint = record["footprint"]
+        assert set(footprint) == {"parameters", "examples", "bytes"}
+        assert footprint["examples"] <= MEMORY
+        assert footprint["bytes"] >= 4 * footprint["parameters"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_is_documented(method: str) -> None:
+    found = registry.find("method", method)
+    assert len(found.summary) > 20
+    for name, field in found.config.model_fields.items():
+        assert field.description, f"{method}.{name} has no docstring"
+        assert not field.is_required(), f"{method}.{name} has no default"
+
+
+@pytest.fixture(scope="session")
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every method's trial on two workers, all in one group of processes."""
+    root = tmp_path_factory.mktemp("two")
+    mp.spawn(_worker, args=(str(root),), nprocs=2)
+    return root
+
+
+def _worker(rank: int, root: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{root}/group", rank=rank, world_size=2)
+    for method in METHODS:
+        trial.run(tiny(method), Folder(f"{root}/{method}"), storing=Storing(model=True))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_workers_equal_one(method: str, two_workers: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    trial.run(tiny(method), Folder(str(tmp_path)), storing=Storing(model=True))
+    one = load_file(tmp_path / "model.safetensors")
+    two = load_file(two_workers / method / "model.safetensors")
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=1e-5), name
+    for mine, theirs in zip(_losses(tmp_path), _losses(two_workers / method), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)
+
+
+def _losses(folder: Path) -> list[list[float]]:
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    return [json.loads(line)["losses"]["loss"] for line in lines]
