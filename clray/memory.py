@@ -127,12 +127,12 @@ class ClassBalancedMemory(Memory):
 
     def _place(self, y: Tensor) -> tuple[Tensor, Tensor]:
         labels = y.cpu()
-        present = labels.unique()
-        arrived = [c for c in present.tolist() if c not in self.seen]
+        present = sorted(set(labels.tolist()))
+        arrived = [label for label in present if label not in self.seen]
         if arrived:
             self._make_room(arrived)
         rows, slots = [labels[:0]], [labels[:0]]
-        for label in present.tolist():
+        for label in present:
             found = (labels == label).nonzero().squeeze(1)
             count, share = self.seen[label], self.share(label)
             wanted = _reservoir(count, len(found), share, self.generator)

@@ -1,0 +1,141 @@
+"""Elastic weight consolidation: a quadratic pull towards the weights that old tasks need.
+
+Kirkpatrick et al. 2017 (arXiv 1612.00796), with one quadratic for each old task (``mode:
+offline``); Schwarz et al. 2018 (arXiv 1805.06370), with one running quadratic around the latest
+weights (``mode: online``, the default).
+
+After each task, a parameter's importance F is the mean over the task's training examples of the
+squared gradient of each example's log-likelihood, in evaluation mode, so that it does not depend
+on the batch size. From the next task on, the loss is
+
+    mean cross-entropy + strength / 2 * sum over parameters of F * (theta - theta_old)^2.
+
+Differences from the papers: which labels the gradient is taken for is a knob, and so is the
+number of examples; Schwarz et al. do not say whether F is normalised, and here it is not.
+
+Strengths of other code are not ours. Code that squares the gradient of the mean over a batch of b
+examples (Avalanche and many others) gets about F / b, and often leaves out the factor 1 / 2.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from clray.learner import Learner, MethodConfig, Setup
+from clray.models.per_example import squared_gradients
+from clray.models.quadratic import Quadratic
+from clray.task import Task
+
+BATCH = 256
+"""Examples at once while the importance is computed; it changes nothing but memory and time."""
+
+
+class Config(MethodConfig):
+    """Knobs of elastic weight consolidation."""
+
+    strength: float = Field(100.0, ge=0)
+    """Weight of the penalty."""
+    mode: Literal["online", "offline"] = "online"
+    """One running quadratic around the latest weights, or one for each old task (kept as their
+    sum, which has the same gradient and size)."""
+    decay: float = Field(1.0, ge=0, le=1)
+    """Share of the old importance that is kept at each new task (online only)."""
+    importance: Literal["empirical", "sampled", "exact"] = "empirical"
+    """Labels that the gradients are taken for: those of the data, one for each example sampled
+    from the model's prediction, or all, weighted by the prediction (the Fisher diagonal)."""
+    examples: int | None = Field(None, ge=1)
+    """How many of a task's training examples, drawn at random, are used; none: all."""
+
+
+class Ewc(Learner):
+    """Cross-entropy on the current batch, and a penalty for leaving the old tasks' weights."""
+
+    config: Config
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        super().__init__(config, setup)
+        self.quadratic = Quadratic(self.model)
+
+    def observe(self, x: Tensor, y: Tensor, task: Task) -> dict[str, Tensor]:
+        """One step on uint8 [B, C, H, W] and int64 [B]; returns the loss and its penalty."""
+        loss = self.cross_entropy(self.forward_augmented(x), y)
+        if self.quadratic.empty:
+            self.step(loss)
+            return {"loss": loss.detach()}
+        penalty = self.config.strength / 2 * self.quadratic(self.model)
+        loss = loss + penalty
+        self.step(loss)
+        return {"loss": loss.detach(), "penalty": penalty.detach()}
+
+    def end_task(self, task: Task) -> None:
+        """Compute the importance of each weight for this task and add it to the quadratic."""
+        importance = self.importance_for(task)
+        if self.config.mode == "online":
+            self.quadratic.move(self.model, importance, decay=self.config.decay)
+        else:
+            self.quadratic.add(self.model, importance)
+
+    def importance_for(self, task: Task) -> dict[str, Tensor]:
+        """Mean over the task's training examples of squared per-example gradients, by name."""
+        self.train_mode(False)
+        total = len(task.train)
+        count = min(total, self.config.examples or total)
+        seed = None
+        if count < total:
+            seed = int(torch.randint(2**62, (), generator=self.setup.generator))
+        rank, world = self.distributed.rank, self.distributed.world
+        sums = {
+            name: torch.zeros_like(p)
+            for name, p in self.model.named_parameters()
+            if p.requires_grad
+        }
+        batches = task.train.batches(BATCH, seed=seed, rank=rank, world=world)
+        for start, (x, y) in zip(range(0, count, BATCH), batches, strict=False):
+            size = min(BATCH, total - start)  # of the global batch
+            mine = self.distributed.slice(size)
+            draws = torch.rand(size, generator=self.setup.generator)[mine].to(y.device)
+            keep = max(0, min(count - start, mine.stop) - mine.start)
+            losses = LabelLosses(self.config.importance, self.rivals[y[:keep]], y[:keep], draws)
+            found = squared_gradients(self.model, self.setup.prepare(x[:keep]), losses)
+            for name, value in found.items():
+                sums[name] += value
+        self.train_mode(True)
+        return {name: self.distributed.sum(value) / count for name, value in sums.items()}
+
+    def footprint(self) -> dict[str, int]:
+        """The model's, and the bytes of the importances and the old weights."""
+        kept = super().footprint()
+        return {**kept, "bytes": kept["bytes"] + self.quadratic.num_bytes}
+
+
+class LabelLosses:
+    """Each example's negative log-likelihood among the units that compete with its label.
+
+    Args:
+        labels: as ``Config.importance``.
+        rivals: bool [B, D], the units that compete.
+        y: int64 [B], the labels of the data.
+        draws: uniform in [0, 1), [B] or more, by which labels are sampled.
+    """
+
+    def __init__(self, labels: str, rivals: Tensor, y: Tensor, draws: Tensor) -> None:
+        self.labels, self.rivals, self.y = labels, rivals, y
+        self.draws = draws[: len(y)]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Losses [B] for logits [B, D], or [D, B] weighted by the labels' probability."""
+        log_p = logits.masked_fill(~self.rivals, -torch.inf).log_softmax(1)
+        if self.labels == "empirical":
+            return F.nll_loss(log_p, self.y, reduction="none")
+        p = log_p.detach().exp()
+        if self.labels == "sampled":
+            below = p.cumsum(1)
+            drawn = (below <= self.draws.unsqueeze(1) * below[:, -1:]).sum(1)
+            return F.nll_loss(log_p, drawn, reduction="none")
+        # Scaled by the root, so that the squared gradient is scaled by the probability.
+        return -(p.sqrt() * log_p.masked_fill(~self.rivals, 0)).T
