@@ -28,7 +28,6 @@ from clray.errors import BadSpec
 from clray.spec import Dimension, Search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 @dataclass(frozen=True)
@@ -151,6 +150,12 @@ class Study:
 
 
 def _sampler(search: Search) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return _make_sampler(search)
+
+
+def _make_sampler(search: Search) -> optuna.samplers.BaseSampler:
     if search.sampler == "random":
         return optuna.samplers.RandomSampler(seed=search.seed)
     if search.sampler == "qmc":

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
 from clray import registry, trial
 from clray.spec import Storing, TrialSpec
 from clray.store import Folder
