@@ -75,19 +75,16 @@ class TensorExamples:
             index = index.index_select(0, order)
             if isinstance(domain, Tensor):
                 domain = domain.index_select(0, order)
+        labels = self.labels.index_select(0, index)
+        if self.label_stride:
+            labels += self.label_stride * domain
         for start in range(0, len(index), size):
             length = min(size, len(index) - start)
-            low = start + rank * length // world
-            high = start + (rank + 1) * length // world
-            rows = index[low:high]
-            x = self.images.index_select(0, rows)
-            y = self.labels.index_select(0, rows)
-            here = domain[low:high] if isinstance(domain, Tensor) else domain
+            share = slice(start + rank * length // world, start + (rank + 1) * length // world)
+            x = self.images.index_select(0, index[share])
             if self.transform is not None:
-                x = self.transform(x, here)
-            if self.label_stride:
-                y += self.label_stride * here
-            yield x, y
+                x = self.transform(x, domain[share] if isinstance(domain, Tensor) else domain)
+            yield x, labels[share]
 
     def join(self, others: Sequence[TensorExamples]) -> TensorExamples:
         """These examples followed by those of ``others``, each row in its own domain.

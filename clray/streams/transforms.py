@@ -164,14 +164,13 @@ class Augment:
         seed = torch.randint(2**62, (), generator=self.generator).item()
         generator = torch.Generator().manual_seed(int(seed))
         count, channels, height, width = x.shape
+        pad = PADDING if self.name == "crop-flip" else 0
         flips = torch.randint(2, (count, 1), generator=generator, dtype=torch.bool)
-        if self.name == "flip":
-            return torch.where(flips.to(x.device).view(-1, 1, 1, 1), x.flip(3), x)
-        shifts = torch.randint(2 * PADDING + 1, (2, count, 1), generator=generator)
+        shifts = torch.randint(2 * pad + 1, (2, count, 1), generator=generator)
         columns = torch.arange(width).expand(count, width)
         columns = torch.where(flips, columns.flip(1), columns) + shifts[0]
         rows = torch.arange(height) + shifts[1]
-        positions = rows.unsqueeze(2) * (width + 2 * PADDING) + columns.unsqueeze(1)
+        positions = rows.unsqueeze(2) * (width + 2 * pad) + columns.unsqueeze(1)
         positions = positions.view(count, 1, -1).to(x.device).expand(-1, channels, -1)
-        padded = F.pad(x, (PADDING,) * 4).flatten(2)
+        padded = F.pad(x, (pad,) * 4).flatten(2)
         return padded.gather(2, positions).view(x.shape)
