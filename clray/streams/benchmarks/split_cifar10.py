@@ -1,0 +1,16 @@
+"""CIFAR-10, two classes per task (Krizhevsky, 2009; scenarios: van de Ven et al., 2022)."""
+
+from __future__ import annotations
+
+from clray.streams.scenarios import Augmentation, ChannelValues, DatasetName, NumTasks
+from clray.streams.split import Split
+
+
+class Config(Split):
+    """The knobs, with this benchmark\'s defaults."""
+
+    dataset: DatasetName = "torchvision/CIFAR10"
+    num_tasks: NumTasks = 5
+    mean: ChannelValues = (0.4914, 0.4822, 0.4465)
+    std: ChannelValues = (0.2470, 0.2435, 0.2616)
+    augment: Augmentation = "crop-flip"

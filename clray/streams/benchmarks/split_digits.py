@@ -1,0 +1,13 @@
+"""scikit-learn's 8 x 8 digits, two classes per task (scenarios: van de Ven et al., 2022)."""
+
+from __future__ import annotations
+
+from clray.streams.scenarios import DatasetName, NumTasks
+from clray.streams.split import Split
+
+
+class Config(Split):
+    """The knobs, with this benchmark\'s defaults."""
+
+    dataset: DatasetName = "digits"
+    num_tasks: NumTasks = 5
