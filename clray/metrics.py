@@ -8,8 +8,6 @@ A metric that is undefined, or needs an entry that is missing, is None.
 Pure Python: whatever reads results can import it without torch or Ray.
 """
 
-# ruff: noqa: N803  R is what the papers call it
-
 from __future__ import annotations
 
 import math

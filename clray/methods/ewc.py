@@ -4,17 +4,22 @@ Kirkpatrick et al. 2017 (arXiv 1612.00796), with one quadratic for each old task
 offline``); Schwarz et al. 2018 (arXiv 1805.06370), with one running quadratic around the latest
 weights (``mode: online``, the default).
 
-After each task, a parameter's importance F is the mean over the task's training examples of the
-squared gradient of each example's log-likelihood, in evaluation mode, so that it does not depend
-on the batch size. From the next task on, the loss is
+After each task k, a parameter's importance F_k is the mean over the task's training examples of
+the squared gradient of each example's log-likelihood, in evaluation mode: it does not depend on
+the batch size. From the next task on, the loss of a stream of T tasks is
 
-    mean cross-entropy + strength / 2 * sum over parameters of F * (theta - theta_old)^2.
+    mean cross-entropy + strength / 2 * 1 / T * sum over old tasks k of F_k * (theta - theta_k)^2,
 
-Differences from the papers: which labels the gradient is taken for is a knob, and so is the
-number of examples; Schwarz et al. do not say whether F is normalised, and here it is not.
+summed over parameters; online, theta_k is the latest for all k. The mean over the stream's tasks
+lets one strength serve streams of any length.
 
-Strengths of other code are not ours. Code that squares the gradient of the mean over a batch of b
-examples (Avalanche and many others) gets about F / b, and often leaves out the factor 1 / 2.
+Differences: the papers sum over tasks (their strength is ours / T); which labels the gradient is
+taken for, and how many examples, are knobs; Schwarz et al. say "normalised" of F, here it is not.
+
+Strengths in other code differ: Avalanche and many others square the gradient of the mean over a
+batch of b examples, which is about F / b, sum over tasks and leave out 1 / 2, so that their
+strength is about ours * b / (2 T). With SGD, training diverges about where
+lr * strength / T * max(sum of F) passes 2.
 """
 
 from __future__ import annotations
@@ -39,7 +44,7 @@ class Config(MethodConfig):
     """Knobs of elastic weight consolidation."""
 
     strength: float = Field(100.0, ge=0)
-    """Weight of the penalty."""
+    """Weight of the penalty, against a mean cross-entropy of 1."""
     mode: Literal["online", "offline"] = "online"
     """One running quadratic around the latest weights, or one for each old task (kept as their
     sum, which has the same gradient and size)."""
@@ -67,7 +72,8 @@ class Ewc(Learner):
         if self.quadratic.empty:
             self.step(loss)
             return {"loss": loss.detach()}
-        penalty = self.config.strength / 2 * self.quadratic(self.model)
+        weight = self.config.strength / (2 * self.setup.num_tasks)
+        penalty = weight * self.quadratic(self.model)
         loss = loss + penalty
         self.step(loss)
         return {"loss": loss.detach(), "penalty": penalty.detach()}

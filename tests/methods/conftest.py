@@ -1,0 +1,72 @@
+"""A learner by name on a small network, without the frame around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clray import registry
+from clray.distributed import Distributed
+from clray.learner import Learner, Setup
+from clray.spec import Component
+from clray.streams.examples import TensorExamples
+from clray.task import Task
+
+Build = Callable[..., Learner]
+
+
+def scale(x: Tensor) -> Tensor:
+    return x / 255
+
+
+def unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, 0.1)
+
+
+@pytest.fixture
+def build() -> Build:
+    """Builds a learner for 6x6 images of four classes; ``linear`` leaves out the hidden layer."""
+
+    def build(method: str, *, linear: bool = False, memory: int = 20, **knobs: Any) -> Learner:
+        torch.manual_seed(0)
+        component = Component(name="mlp", hidden=[] if linear else [16])
+        setup = Setup(
+            model=registry.configure("model", component).build("", (1, 6, 6), 4),
+            optimizer=sgd,
+            clip_norm=None,
+            scenario="domain-incremental",
+            num_classes=4,
+            num_tasks=5,
+            epochs=1,
+            batch_size=8,
+            memory=memory,
+            prepare=scale,
+            augment=unchanged,
+            generator=torch.Generator().manual_seed(0),
+            distributed=Distributed(),
+            device=torch.device("cpu"),
+        )
+        config = registry.configure("method", Component(name=method, **knobs))
+        return registry.find("method", method).learner(config, setup)
+
+    return build
+
+
+@pytest.fixture
+def tasks() -> list[Task]:
+    """Three tasks of 50 random images."""
+    torch.manual_seed(1)
+    images = torch.randint(256, (150, 1, 6, 6), dtype=torch.uint8)
+    labels = torch.randint(4, (150,))
+    parts = [TensorExamples(images, labels, i) for i in torch.arange(150).view(3, 50)]
+    return [
+        Task(i, str(i), (0, 1, 2, 3), part, part).for_learning() for i, part in enumerate(parts)
+    ]

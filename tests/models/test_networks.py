@@ -1,0 +1,161 @@
+"""The networks: shapes, knobs, refusals; the timm encoders and their weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from clray import registry
+from clray.errors import BadData, BadSpec, UnknownName
+from clray.models.classifier import Classifier
+from clray.spec import Component
+
+
+def build(
+    name: str, shape: tuple[int, int, int] = (3, 32, 32), num_classes: int = 7, **knobs: Any
+) -> Classifier:
+    config = registry.configure("model", Component(name=name, **knobs))
+    model = config.build(registry.find("model", name).variant, shape, num_classes)
+    assert isinstance(model, Classifier)
+    return model
+
+
+def test_are_found() -> None:
+    assert registry.names("model") == ["lenet", "mlp", "slim_resnet18", "timm"]
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
+@pytest.mark.parametrize("name", ["mlp", "lenet", "slim_resnet18"])
+def test_serve_images_of_all_sizes(name: str, shape: tuple[int, int, int]) -> None:
+    model = build(name, shape)
+    assert isinstance(model.head, nn.Linear)
+    assert model(torch.rand(2, *shape)).shape == (2, 7)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_sizes_are_those_of_the_papers() -> None:
+    def count(model: nn.Module) -> int:
+        return sum(p.numel() for p in model.parameters())
+
+    assert count(build("mlp", (1, 28, 28), 10)) == 269_322
+    assert count(build("slim_resnet18", num_classes=100)) == 1_109_240
+    wide = build("slim_resnet18", num_classes=10, width=64)
+    assert count(wide) == 11_173_962  # ResNet-18 for CIFAR
+    encoder = build("mlp", hidden=[5, 4], dropout=0.5).encoder
+    kinds = [type(layer) for layer in encoder.children()]
+    assert kinds[1:] == 2 * [nn.Linear, nn.ReLU, nn.Dropout]
+
+
+def test_what_cannot_be_built_is_refused() -> None:
+    with pytest.raises(BadSpec, match="4 x 4"):
+        build("lenet", (1, 3, 3))
+    with pytest.raises(BadSpec, match="hidden"):
+        build("mlp", hidden=[0])
+    with pytest.raises(UnknownName, match="variant"):
+        registry.configure("model", Component(name="mlp")).check("big")
+
+
+# timm
+
+
+def test_a_frozen_encoder_stays_as_it_is() -> None:
+    model = build("timm/resnet10t", frozen=True, image_size=32)
+    before = {k: v.clone() for k, v in model.encoder.state_dict().items()}
+    model.train()
+    assert model.training
+    assert not any(m.training for m in model.encoder.network.modules())  # type: ignore[union-attr]
+    x = torch.rand(4, 3, 8, 8)
+    model(x).sum().backward()
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {
+        "head.weight",
+        "head.bias",
+    }
+    assert all(torch.equal(v, before[k]) for k, v in model.encoder.state_dict().items())
+    thawed = build("timm/resnet10t").train()
+    assert all(m.training for m in thawed.modules())
+    assert all(p.requires_grad for p in thawed.parameters())
+
+
+def test_grey_images_resizing_and_normalisation() -> None:
+    torch.manual_seed(0)
+    grey = build("timm/resnet10t", (1, 8, 8), mean=[0.5] * 3, std=[0.25] * 3).eval()
+    x = torch.rand(2, 1, 8, 8)
+    expected = grey.encoder.network(((x - 0.5) / 0.25).repeat(1, 3, 1, 1))  # type: ignore[operator]
+    assert torch.equal(grey.encoder(x), expected)
+    with pytest.raises(BadSpec, match="channels"):
+        build("timm/resnet10t", (2, 32, 32))
+    with pytest.raises(BadSpec, match="vit_tiny"):
+        build("timm/vit_tiny_patch16_224", (3, 32, 32))
+
+
+def test_unknown_names_are_refused() -> None:
+    check = registry.configure("model", Component(name="timm")).check
+    with pytest.raises(UnknownName, match=r"Did you mean 'resnet18'\?"):
+        check("resnet81")
+    with pytest.raises(UnknownName):
+        check("")
+    tagged = registry.configure("model", Component(name="timm", weights="a1_in1l"))
+    with pytest.raises(UnknownName, match=r"Did you mean 'a1_in1k'\?"):
+        tagged.check("resnet18")
+    with pytest.raises(BadSpec, match="nonsense"):
+        build("timm/resnet10t", options={"nonsense": 1})
+
+
+def test_weights_come_from_a_file_that_executes_nothing(tmp_path: Path) -> None:
+    model = build("timm/resnet10t")
+    state = model.encoder.network.state_dict()  # type: ignore[union-attr]
+    good = tmp_path / "good.safetensors"
+    save_file(state, good)
+    again = build("timm/resnet10t", weights=str(good))
+    loaded = again.encoder.network.state_dict()  # type: ignore[union-attr]
+    assert all(torch.equal(value, loaded[key]) for key, value in state.items())
+    with pytest.raises(BadData, match="resnet14t alone"):
+        build("timm/resnet14t", weights=str(good))
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(good.read_bytes()[:1000])
+    torch.save(state, tmp_path / "pickle.pt")
+    for name, why in {
+        "missing.safetensors": "exists",
+        "damaged.safetensors": "undamaged",
+        "pickle.pt": "execute",
+    }.items():
+        config = registry.configure("model", Component(name="timm", weights=str(tmp_path / name)))
+        with pytest.raises(BadData, match=why):
+            config.check("resnet10t")
+
+
+def test_no_way_to_the_hub_is_bad_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    def offline(name: str, pretrained: bool = False, **_: Any) -> nn.Module:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(BadData, match="no route to host"):
+        build("timm/resnet18", weights="pretrained")
+
+
+@pytest.mark.skipif("CLRAY_DATA" not in os.environ, reason="CLRAY_DATA is not set")
+def test_the_pretrained_encoder() -> None:
+    path = Path(os.environ["CLRAY_DATA"]) / "weights/mobilenetv1_100.imagenet-12of13.safetensors"
+    model = build(
+        "timm/mobilenetv1_100",
+        weights=str(path),
+        frozen=True,
+        image_size=96,
+        options={"pad_type": "same"},
+    )
+    x = torch.rand(2, 3, 32, 32)
+    features = model.encoder(x)
+    assert features.shape == (2, 1024)
+    assert not features.requires_grad
+    scaled = nn.functional.interpolate(x, (96, 96), mode="bilinear") * 255 / 127.5 - 1
+    with torch.no_grad():
+        expected = model.encoder.network(scaled)  # type: ignore[operator]
+    assert torch.allclose(features, expected, atol=1e-4)
