@@ -1,0 +1,93 @@
+"""How numbers are written, the same in every table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NONE = "-"
+"""Stands where there is no number."""
+
+
+def fraction(value: float | None, decimals: int = 3) -> str:
+    """An accuracy or another metric in [0, 1]: ``0.912``."""
+    if value is None:
+        return NONE
+    text = f"{value:.{decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def estimate(mean: float | None, interval: float | None) -> str:
+    """A mean and half the width of its interval: ``0.912 ± 0.004``."""
+    if mean is None or interval is None:
+        return fraction(mean)
+    return f"{fraction(mean)} ± {fraction(interval)}"
+
+
+def count(number: float | None) -> str:
+    """Parameters or examples, to three digits: ``512``, ``89.6 k``, ``1.23 M``."""
+    if number is None:
+        return NONE
+    if number < 1000:
+        return f"{number:.0f}"
+    return _scaled(number, ("k", "M", "G", "T"))
+
+
+def size(num_bytes: float | None) -> str:
+    """Bytes, to three digits: ``358 kB``."""
+    if num_bytes is None:
+        return NONE
+    if num_bytes < 1000:
+        return f"{num_bytes:.0f} B"
+    return _scaled(num_bytes, ("kB", "MB", "GB", "TB"))
+
+
+def duration(seconds: float | None) -> str:
+    """A span of time: ``0.42 s``, ``12.3 s``, ``3 min 20 s``, ``1 h 05 min``."""
+    if seconds is None:
+        return NONE
+    if seconds < 9.995:
+        return f"{seconds:.2f} s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def clock(seconds: float) -> str:
+    """A running clock: ``0:01:23``."""
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def knob(value: Any) -> str:
+    """A hyperparameter's value, to four digits, as YAML would have it."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def knobs(values: Mapping[str, Any], separator: str = ", ") -> str:
+    """Hyperparameters by dotted path, shortened to ``strength 100, lr 0.05`` where the last part
+    of each path tells them apart. A name and its value never part at a line's end."""
+    lasts = [path.rpartition(".")[2] for path in values]
+    names = lasts if len(set(lasts)) == len(lasts) else list(values)
+    pairs = zip(names, values.values(), strict=True)
+    return separator.join(f"{name}\u00a0{knob(value)}" for name, value in pairs)
+
+
+def words(name: str) -> str:
+    """A metric's name for a person: ``average accuracy``."""
+    return name.replace("_", " ")
+
+
+def _scaled(number: float, units: tuple[str, ...]) -> str:
+    rounded = float(f"{number:.3g}")
+    power = 0
+    while rounded >= 1000 and power < len(units):
+        rounded /= 1000
+        power += 1
+    return f"{rounded:#.3g}".rstrip(".") + f" {units[power - 1]}"

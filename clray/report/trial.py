@@ -1,0 +1,88 @@
+"""One trial as a page: what it was, the accuracy matrix, the metrics and what it cost."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from clray.report.matrix import matrix_table
+from clray.report.numbers import count, duration, fraction, size, words
+from clray.report.reading import Trial
+from clray.report.tables import indented, plain_table
+
+METRICS = (
+    "average_accuracy",
+    "average_incremental_accuracy",
+    "learning_accuracy",
+    "forgetting",
+    "backward_transfer",
+    "forward_transfer",
+)
+"""Metrics in the order in which they are shown; others follow."""
+
+
+def trial_page(trial: Trial, width: int) -> RenderableType:
+    """The page, for a terminal ``width`` columns wide."""
+    return Group(
+        *_heading(trial),
+        Text(),
+        matrix_table(trial.records, width),
+        Text(),
+        indented(_metrics(trial)),
+        Text(),
+        indented(_costs(trial)),
+        Text(),
+        Text(f"records in {trial.path}", style="dim", overflow="fold"),
+    )
+
+
+def _name(trial: Trial, kind: str) -> str:
+    component = trial.spec.get(kind, {})
+    return str(component.get("name", "")) if isinstance(component, dict) else str(component)
+
+
+def _heading(trial: Trial) -> list[Text]:
+    split = trial.spec.get("split", "validation")
+    method, benchmark, model = (_name(trial, kind) for kind in ("method", "benchmark", "model"))
+    title = Text.assemble((method, "bold"), " on ", (benchmark, "bold"))
+    title.append(f" with {model}, seed {trial.spec.get('seed', 0)}")
+    graded = {
+        "validation": "graded on validation examples",
+        "test": "graded on test examples",
+    }.get(str(split), str(split))
+    state = Text(f"{trial.state}, {graded}", style="dim")
+    if trial.state not in ("completed", "unfinished"):
+        state = Text.assemble((trial.state, "red"), (f", {graded}", "dim"))
+    if trial.stored:
+        state.append("; stored before, nothing was run", style="dim")
+    lines = [title, state]
+    if trial.error:
+        lines.append(Text(trial.error, style="red"))
+    return lines
+
+
+def _metrics(trial: Trial) -> RenderableType:
+    table = plain_table(2)
+    table.columns[1].justify = "right"
+    others = [name for name in trial.metrics if name not in METRICS]
+    for name in (*METRICS, *others):
+        if name in trial.metrics:
+            style = "bold" if name == "average_accuracy" else ""
+            table.add_row(words(name), fraction(trial.metrics[name], 4), style=style)
+    return table if table.row_count else Text("no metrics yet", style="dim")
+
+
+def _costs(trial: Trial) -> RenderableType:
+    table = plain_table(2)
+    footprints = [record.footprint for record in trial.records if record.footprint]
+    if footprints:
+        last = footprints[-1]
+        table.add_row("parameters", count(last.get("parameters")))
+        table.add_row("examples kept", count(last.get("examples")))
+        table.add_row("kept in all", size(last.get("bytes")))
+    steps = sum(record.steps for record in trial.records)
+    table.add_row("steps", count(steps))
+    for name, title in (("train", "training"), ("eval", "evaluation")):
+        if name in trial.seconds:
+            table.add_row(title, duration(trial.seconds[name]))
+    return table
