@@ -57,7 +57,9 @@ def load(source: Source) -> Dataset:
     """
     kind, name = _parse(source)
     identity: object = source
-    if kind in ("parquet", "mnist10k"):
+    if kind == "torchvision":
+        identity = (source, torchvision_datasets.cache_folder())
+    elif kind != "digits":
         identity = (source, parquet_files.identity(name))
     with _lock:  # also while loading: two trials at once would load the same twice
         if identity not in _cache:

@@ -106,7 +106,7 @@ def cache_folder() -> Path:
 def _halves(name: str) -> tuple[Any, Any]:
     """torchvision's two dataset objects."""
     root = cache_folder()
-    own = root / name.replace("/", "-")
+    own = root / "torchvision" / name.replace("/", "-")
     for folder in (own, root):
         try:
             return _open(name, folder, download=False)
@@ -121,8 +121,8 @@ def _download(name: str, own: Path, root: Path) -> tuple[Any, Any]:
     """Downloads beside the final folder and renames, so that half a dataset is never found."""
     fresh = None
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{own.name}-", dir=root))
+        own.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{own.name}-", dir=own.parent))
         # torchvision prints while it downloads; stdout belongs to the program's own results.
         with contextlib.redirect_stdout(sys.stderr):
             _open(name, fresh, download=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,18 +17,10 @@ from PIL import Image
 
 from clray import registry
 from clray.spec import Component
-from clray.streams import sources
 from clray.task import Stream
 
 WriteParquet = Callable[..., Path]
 MakeStream = Callable[..., Stream]
-
-
-@pytest.fixture(autouse=True)
-def _fresh_process() -> Iterator[None]:
-    sources._cache.clear()
-    yield
-    sources._cache.clear()
 
 
 @pytest.fixture
