@@ -64,7 +64,7 @@ class Ewc(Learner):
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
-        self.quadratic = Quadratic(self.model)
+        self.quadratic = Quadratic()
 
     def observe(self, x: Tensor, y: Tensor, task: Task) -> dict[str, Tensor]:
         """One step on uint8 [B, C, H, W] and int64 [B]; returns the loss and its penalty."""

@@ -15,77 +15,81 @@ class Quadratic:
     kept does not grow with the number of tasks, and a call costs a few passes over the weights.
 
     Attributes:
-        importance, centre: float [P], the parameters laid end to end in the model's order.
+        importance, centre: F and centre of each parameter, by name.
         constant: 0-d; how far apart the centres that were added are.
-        empty: whether nothing was added yet.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        flat = _flat(_parameters(model))
-        self.importance = torch.zeros_like(flat)
-        self.centre = flat
-        self.constant = flat.new_zeros(())
-        self.empty = True
+    def __init__(self) -> None:
+        self.importance: dict[str, Tensor] = {}
+        self.centre: dict[str, Tensor] = {}
+        self.constant: Tensor | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was added yet."""
+        return self.constant is None
 
     def add(self, model: nn.Module, importance: dict[str, Tensor]) -> None:
-        """Add a quadratic around the model's weights."""
-        theta, new = self._here(model, importance)
-        both = self.importance + new
-        share = torch.where(both > 0, new / both, torch.ones_like(both))
-        gap = theta - self.centre
-        self.constant = self.constant + (self.importance * share * gap.square()).sum()
-        self.centre = self.centre + share * gap
-        self.importance = both
+        """Add a quadratic around the model's weights, with ``importance`` of 0 or more by name."""
+        if self.constant is None:
+            self.move(model, importance)
+            return
+        for name, theta in _parameters(model).items():
+            old, new = self.importance[name], importance[name]
+            both = old + new
+            share = torch.where(both > 0, new / both, torch.ones_like(both))
+            gap = theta.detach() - self.centre[name]
+            self.constant = self.constant + (old * share * gap.square()).sum()
+            self.centre[name] = self.centre[name] + share * gap
+            self.importance[name] = both
 
     def move(self, model: nn.Module, importance: dict[str, Tensor], decay: float = 1.0) -> None:
         """Add to ``decay`` times the old importance, and put the centre at the model's weights."""
-        theta, new = self._here(model, importance)
-        self.importance = decay * self.importance + new
-        self.centre = theta
-
-    def _here(self, model: nn.Module, importance: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        self.empty = False
-        names = [name for name, p in model.named_parameters() if p.requires_grad]
-        return _flat(_parameters(model)), _flat([importance[name] for name in names])
+        for name, theta in _parameters(model).items():
+            old = self.importance.get(name)
+            new = importance[name]
+            self.importance[name] = new.clone() if old is None else decay * old + new
+            self.centre[name] = theta.detach().clone()
+        self.constant = next(iter(self.centre.values())).new_zeros(())
 
     def __call__(self, model: nn.Module) -> Tensor:
-        """The value at the model's weights, 0-d and differentiable."""
-        value: Tensor = _Value.apply(
-            self.importance, self.centre, self.constant, *_parameters(model)
-        )
-        return value
+        """The value at the model's weights, 0-d and differentiable.
+
+        Raises:
+            ValueError: nothing was added yet.
+        """
+        if self.constant is None:
+            raise ValueError("the value of an empty quadratic")
+        parameters = _parameters(model)
+        importance = [self.importance[name] for name in parameters]
+        centre = [self.centre[name] for name in parameters]
+        value: Tensor = _Sum.apply(importance, centre, *parameters.values())
+        return value + self.constant
 
     @property
     def num_bytes(self) -> int:
-        """What is kept, once there is anything to keep."""
-        kept = (self.importance, self.centre, self.constant)
-        return 0 if self.empty else sum(t.numel() * t.element_size() for t in kept)
+        """What the importances and centres take."""
+        kept = [*self.importance.values(), *self.centre.values()]
+        return sum(t.numel() * t.element_size() for t in kept)
 
 
-class _Value(torch.autograd.Function):
+class _Sum(torch.autograd.Function):
     """The gradient is at hand when the value is, so nothing is recorded in between."""
 
     @staticmethod
     def forward(
-        ctx: Any, importance: Tensor, centre: Tensor, constant: Tensor, *parameters: Tensor
+        ctx: Any, importance: list[Tensor], centre: list[Tensor], *parameters: Tensor
     ) -> Tensor:
-        gap = _flat(parameters).sub_(centre)
-        pull = importance * gap
-        ctx.save_for_backward(pull)
-        ctx.shapes = [p.shape for p in parameters]
-        return torch.dot(pull, gap) + constant
+        gaps = torch._foreach_sub(parameters, centre)
+        pulls = torch._foreach_mul(importance, gaps)
+        ctx.save_for_backward(*pulls)
+        parts = [torch.dot(p.flatten(), g.flatten()) for p, g in zip(pulls, gaps, strict=True)]
+        return torch.stack(parts).sum()
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> Any:
-        (pull,) = ctx.saved_tensors
-        parts = (pull * (2 * outputs[0])).split([shape.numel() for shape in ctx.shapes])
-        gradients = [part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True)]
-        return None, None, None, *gradients
+        return None, None, *torch._foreach_mul(ctx.saved_tensors, 2 * outputs[0])
 
 
-def _parameters(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-def _flat(tensors: Any) -> Tensor:
-    return torch.cat([t.detach().reshape(-1) for t in tensors])
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -119,7 +119,7 @@ def test_penalty_is_above_zero_after_the_first_task(build: Build, tasks: list[Ta
 def test_a_sum_of_quadratics_is_kept_exactly() -> None:
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
-    quadratic = Quadratic(model)
+    quadratic = Quadratic()
     parts = []
     for _ in range(4):
         torch.nn.init.normal_(model.weight)
