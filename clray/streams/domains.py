@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from clray.errors import BadSpec
 from clray.streams.draws import arrange
@@ -99,16 +99,27 @@ class Permuted(_Domains):
         return PixelPermutations(tables.to(device))
 
 
+def _angles(value: Any) -> Any:
+    items = value if isinstance(value, list | tuple) else ()
+    numbers = all(isinstance(a, int | float) and not isinstance(a, bool) for a in items)
+    if value in ("even", "random") or (items and numbers and all(-360 <= a <= 360 for a in items)):
+        return value
+    raise ValueError("even, random, or a list of degrees from -360 to 360")
+
+
+Angles = Annotated[
+    Literal["even", "random"] | tuple[float, ...],
+    BeforeValidator(_angles),  # a union's own message would name types instead of choices
+]
+
+
 class Rotated(_Domains):
     """Each task turns the images by its own angle, anticlockwise, with bilinear interpolation.
 
     After Lopez-Paz and Ranzato (2017).
     """
 
-    angles: (
-        Literal["even", "random"]
-        | Annotated[tuple[Annotated[float, Field(ge=-360, le=360)], ...], Field(min_length=1)]
-    ) = "even"
+    angles: Angles = "even"
     """Degrees: even steps from 0 up to but without max_angle; random ones below max_angle; or a
     list, whose length is then num_tasks."""
     max_angle: float = Field(180, gt=0, le=360)

@@ -61,7 +61,7 @@ def arrange(order: Order, count: int | None, seed: int, where: str) -> list[int]
 
 def share(count: int, fraction: float) -> int:
     """``count * fraction`` to the nearest whole number, halves up, in exact decimals."""
-    return int(Fraction(repr(fraction)) * count + Fraction(1, 2))
+    return int(Fraction(repr(float(fraction))) * count + Fraction(1, 2))
 
 
 def keep(labels: Tensor, rows: Tensor, fraction: float, seed: int) -> Tensor:

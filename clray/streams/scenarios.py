@@ -38,12 +38,18 @@ DatasetName = Annotated[
     ),
 ]
 NumTasks = Annotated[int, Field(ge=1, le=100_000, description="Length of the stream.")]
-ChannelValues = Annotated[
+ChannelMeans = Annotated[
     tuple[Annotated[float, Field(ge=0, le=1)], ...],
     Field(
         max_length=3,
-        description="Per-channel mean (standard deviation) in [0, 1] units that images are "
-        "normalised by after / 255; both empty: none.",
+        description="Mean of each channel in [0, 1] units, taken off after / 255; empty: none.",
+    ),
+]
+ChannelDeviations = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1)], ...],
+    Field(
+        max_length=3,
+        description="Standard deviation of each channel, divided by after that; empty: none.",
     ),
 ]
 Augmentation = Annotated[
@@ -76,8 +82,8 @@ class InMemory(BenchmarkConfig):
     """Column of the images in Parquet files."""
     label_column: str = Field("label", min_length=1)
     """Column of the labels in Parquet files."""
-    mean: ChannelValues = ()
-    std: ChannelValues = ()
+    mean: ChannelMeans = ()
+    std: ChannelDeviations = ()
     augment: Augmentation = "none"
     train_fraction: float = Field(1.0, gt=0, le=1)
     """Share of the training examples that is used at all, stratified by class and drawn from the
@@ -88,8 +94,6 @@ class InMemory(BenchmarkConfig):
         if len(self.mean) != len(self.std):
             given = f"{len(self.mean)} means and {len(self.std)} deviations"
             raise BadSpec("benchmark.mean and std", given, "as many of one as of the other")
-        if 0 in self.std:
-            raise BadSpec("benchmark.std", 0, "numbers above 0")
         if self.mean and self.channels is not None:
             self._check_mean(self.channels)
         self._check_tasks(sources.check(self._source))

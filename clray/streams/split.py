@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from clray.errors import BadSpec
 from clray.streams.draws import Order, arrange
@@ -17,8 +17,21 @@ from clray.streams.scenarios import Draw, InMemory, WideScenario
 from clray.streams.superclasses import CIFAR100
 from clray.task import Task
 
+
+def _superclasses(value: Any) -> Any:
+    if value is None or value == "cifar100":
+        return value
+    lists = list(value.values()) if isinstance(value, Mapping) else [None]
+    for own in lists:
+        whole = isinstance(own, list | tuple) and all(type(cls) is int and cls >= 0 for cls in own)
+        if not whole:
+            raise ValueError("cifar100, or lists of class indices (from 0 up) by name")
+    return value
+
+
 Superclasses = Annotated[
-    dict[str, tuple[Annotated[int, Field(ge=0)], ...]] | Literal["cifar100"] | None,
+    dict[str, tuple[int, ...]] | Literal["cifar100"] | None,
+    BeforeValidator(_superclasses),  # a union's own message would name types instead of choices
     Field(
         description="Groups of classes by name: lists of class indices that share none; cifar100 "
         "stands for the 20 of that dataset. Their order is that of their names."

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from clray.streams.scenarios import Augmentation, ChannelValues, DatasetName, NumTasks
+from clray.streams.scenarios import (
+    Augmentation,
+    ChannelDeviations,
+    ChannelMeans,
+    DatasetName,
+    NumTasks,
+)
 from clray.streams.split import Split
 
 
@@ -11,6 +17,6 @@ class Config(Split):
 
     dataset: DatasetName = "torchvision/CIFAR10"
     num_tasks: NumTasks = 5
-    mean: ChannelValues = (0.4914, 0.4822, 0.4465)
-    std: ChannelValues = (0.2470, 0.2435, 0.2616)
+    mean: ChannelMeans = (0.4914, 0.4822, 0.4465)
+    std: ChannelDeviations = (0.2470, 0.2435, 0.2616)
     augment: Augmentation = "crop-flip"

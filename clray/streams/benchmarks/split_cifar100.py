@@ -5,7 +5,13 @@
 
 from __future__ import annotations
 
-from clray.streams.scenarios import Augmentation, ChannelValues, DatasetName, NumTasks
+from clray.streams.scenarios import (
+    Augmentation,
+    ChannelDeviations,
+    ChannelMeans,
+    DatasetName,
+    NumTasks,
+)
 from clray.streams.split import Split, Superclasses
 
 
@@ -14,7 +20,7 @@ class Config(Split):
 
     dataset: DatasetName = "torchvision/CIFAR100"
     num_tasks: NumTasks = 10
-    mean: ChannelValues = (0.5071, 0.4865, 0.4409)
-    std: ChannelValues = (0.2673, 0.2564, 0.2762)
+    mean: ChannelMeans = (0.5071, 0.4865, 0.4409)
+    std: ChannelDeviations = (0.2673, 0.2564, 0.2762)
     augment: Augmentation = "crop-flip"
     superclasses: Superclasses = "cifar100"
