@@ -36,7 +36,9 @@ def invoke(arguments: list[str]) -> int:
     settings = Settings()
     command = get_command(app)
     try:
-        result = command.main(arguments or ["--help"], prog_name="clray", standalone_mode=False, obj=settings)
+        result = command.main(
+            arguments or ["--help"], prog_name="clray", standalone_mode=False, obj=settings
+        )
         code = int(result or 0)
     except typer.exceptions.TyperException as error:  # such as an option that there is not
         code = 2

@@ -85,7 +85,7 @@ def _overriding(
         BadSpec: overrides that are malformed or contradict the arguments.
     """
     from clray.errors import BadSpec
-    from clray.spec import Resources, Storing, TrialSpec, merge, parse_overrides
+    from clray.spec import Component, Resources, Storing, TrialSpec, merge, parse_overrides
 
     given = parse_overrides(
         overrides, {**TrialSpec.model_fields, "resources": Resources, "store": Storing}
@@ -101,5 +101,7 @@ def _overriding(
         raise BadSpec("override", "resources", accepted)
     if test and given.get("split", "test") != "test":
         raise BadSpec("override: split", given["split"], "test, as --test says")
-    below = {"method": {"name": method}, "benchmark": {"name": benchmark}}
+    default: Component = TrialSpec.model_fields["model"].default
+    named = {"method": method, "benchmark": benchmark, "model": default.name}
+    below = {section: {"name": name} for section, name in named.items()}
     return merge(below, {**given, "split": "test"} if test else given)

@@ -80,7 +80,7 @@ def load(job: str, overrides: list[str]) -> JobSpec:
     if not overrides:
         return spec
     given = parse_overrides(overrides, JobSpec.model_fields)
-    written = spec.model_dump(mode="json", exclude_unset=True)
+    written = {"model": spec.model.name, **spec.model_dump(mode="json", exclude_unset=True)}
     return parse(JobSpec, merge(written, given), f"job {spec.name} with overrides")
 
 

@@ -13,6 +13,9 @@ from clray.report.tables import indented, plain_table, ruled_table
 WIDE = 112
 """From so many columns on, the chosen hyperparameters stand in the table, else below it."""
 
+ROOMY = 96
+"""A third metric leaves room for the size of models and memories from so many columns on."""
+
 
 def ranked(final: Final) -> list[Row]:
     """The rows that are ranked, best first: neither bounds nor failures."""
@@ -37,7 +40,7 @@ def leaderboard(final: Final, width: int) -> RenderableType:
     shown = [*ranked(final), *bounds(final)]
     parts: list[RenderableType] = [_title(final), Text()]
     if shown:
-        parts.append(indented(_table(final, wide=width >= WIDE)))
+        parts.append(indented(_table(final, width)))
     if shown and width < WIDE and any(row.values for row in shown):
         parts += [Text(), indented(_chosen(shown))]
     parts += _failed(final)
@@ -86,31 +89,28 @@ def _metrics(final: Final) -> list[str]:
     return list(dict.fromkeys([final.objective, "average_accuracy", "forgetting"]))
 
 
-def _table(final: Final, wide: bool) -> Table:
-    metrics = _metrics(final)
+def _table(final: Final, width: int) -> Table:
+    metrics, wide = _metrics(final), width >= WIDE
+    costs = len(metrics) == 2 or width >= ROOMY
     table = ruled_table(
         "",
         "method",
         *(["chosen hyperparameters"] if wide else []),
-        *(words(metric) for metric in metrics),
-        "parameters",
-        "examples kept",
-        "training time",
+        *(words(metric).replace(" ", "\n") for metric in metrics),
+        *(["parameters", "examples\nkept"] if costs else []),
+        "training\ntime",
     )
-    for column in table.columns[: 3 if wide else 2]:
-        column.justify = "left"
-    for column in table.columns[3 if wide else 2 : 2 + wide + len(metrics)]:
-        column.min_width = 13 if any(row.seeds > 1 for row in final.rows) else 5
+    for column in table.columns[1 : 3 if wide else 2]:
+        column.justify, column.no_wrap, column.overflow = "left", False, "fold"
     ranks = [(str(place), row) for place, row in enumerate(ranked(final), start=1)]
     apart = [("", row) for row in bounds(final)]
     for place, row in ranks + apart:
         table.add_row(
             place,
-            Text(row.label, style="dim" if row.bound else "bold" if place == "1" else ""),
+            Text(row.label, style="bold" if place == "1" else ""),
             *([knobs(row.values)] if wide else []),
             *(_estimate(row, metric) for metric in metrics),
-            count(row.parameters),
-            count(row.examples),
+            *([count(row.parameters), count(row.examples)] if costs else []),
             duration(row.train_seconds),
             style="dim" if row.bound else "",
             end_section=place == str(len(ranks)) and bool(apart),

@@ -14,7 +14,7 @@ from clray.report.tables import INDENT, indented, ruled_table
 SHOWN = 20
 """At most so many tasks are shown; of longer streams, so many spread evenly."""
 
-_CELL = 7  # "0.912" and the space beside it
+_CELL = len("0.912")
 
 
 def matrix_table(records: Sequence[Record], width: int) -> RenderableType:
@@ -29,14 +29,15 @@ def matrix_table(records: Sequence[Record], width: int) -> RenderableType:
     shown = _spread(num_tasks)
     rows = [record for record in measured if record.task in shown]
     label_width = max(len("after task"), *(len(_label(record, num_tasks)) for record in rows))
-    fit = max(1, (width - INDENT - label_width - 2 - _CELL) // _CELL)
+    room = width - INDENT - label_width
+    gap = 2 if (len(shown) + 1) * (_CELL + 2) <= room else 1
+    fit = max(1, room // (_CELL + gap) - 1)
     chunks = [shown[start : start + fit] for start in range(0, len(shown), fit)]
     parts: list[RenderableType] = []
     for index, columns in enumerate(chunks):
         last = index == len(chunks) - 1
-        table = ruled_table(
-            "after task", *(str(column + 1) for column in columns), *(["mean"] if last else [])
-        )
+        heads = [str(column + 1) for column in columns] + ["mean"] * last
+        table = ruled_table("after task", *heads, gap=gap)
         for record in rows:
             cells = [_cell(record, column) for column in columns]
             mean = [Text(fraction(_mean(record)), style="bold")] if last else []

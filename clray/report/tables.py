@@ -13,18 +13,23 @@ INDENT = 2
 _RULED = Box("    \n    \n ── \n    \n ── \n    \n    \n    \n")
 
 
-def ruled_table(*heads: str) -> Table:
-    """A table with these heads; the first column reads from the left, the others are numbers."""
+def ruled_table(*heads: str, gap: int = 2) -> Table:
+    """A table with these heads; the first column reads from the left, the others are numbers.
+
+    Args:
+        heads: of the columns.
+        gap: spaces between columns.
+    """
     table = Table(
         box=_RULED,
         show_edge=False,
         pad_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=(0, gap - 1, 0, 0),
         header_style="dim",
         border_style="dim",
     )
     for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index else "left", vertical="bottom")
+        table.add_column(head, justify="right" if index else "left", no_wrap=bool(index))
     return table
 
 

@@ -1,0 +1,209 @@
+"""What the live table and the plain lines show for a job's events."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Sequence
+
+import pytest
+from rich.console import Console
+
+from clray.cli.job_state import JobState
+from clray.cli.live_table import MOST_ROWS, LiveTable
+from clray.cli.plain_lines import PlainLines
+from clray.events import (
+    Event,
+    JobStarted,
+    SlotsReady,
+    SlotsStarting,
+    Stage,
+    TaskEnded,
+    TrialEnded,
+    TrialStarted,
+    Warned,
+)
+
+PLANNED: dict[tuple[str, Stage], int] = {
+    ("ewc", "search"): 16,
+    ("ewc", "test"): 5,
+    ("a-method-with-a-very-long-label", "search"): 16,
+    ("a-method-with-a-very-long-label", "test"): 5,
+    ("joint", "search"): 1,
+    ("joint", "test"): 5,
+}
+VALUES = {"method.strength": 123.456, "optimizer.lr": 0.0123456, "method.mode": "offline"}
+STARTED = JobStarted("quickstart", "results/jobs/quickstart", 5, PLANNED)
+
+
+class Clock:
+    """Time that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _console(width: int = 80, terminal: bool = False) -> tuple[Console, io.StringIO]:
+    text = io.StringIO()
+    console = Console(
+        file=text, width=width, force_terminal=terminal, markup=False, highlight=False
+    )
+    return console, text
+
+
+def _shown(events: Sequence[Event | float], width: int = 80) -> str:
+    """The table after these events; a number lets so many seconds pass."""
+    clock = Clock()
+    console, text = _console(width)
+    table = LiveTable(console, clock)
+    for event in events:
+        if isinstance(event, int | float):
+            clock.now += event
+        else:
+            table.watch(event)
+    console.print(table)
+    return text.getvalue()
+
+
+RUNNING: list[Event | float] = [
+    STARTED,
+    SlotsStarting(2),
+    9.0,
+    SlotsReady(9.0),
+    TrialEnded("ewc", "search", 0, "completed", 0.912, stored=True),
+    TrialStarted("ewc", "search", 1, VALUES),
+    TrialStarted("a-method-with-a-very-long-label", "search", 12, VALUES),
+    TaskEnded("a-method-with-a-very-long-label", "search", 12, 2, 0.81234),
+    10.0,
+    TrialEnded("ewc", "search", 1, "completed", 0.5),
+    TrialStarted("ewc", "search", 2, VALUES),
+    TaskEnded("ewc", "search", 2, 0, 1.0),
+    TrialEnded("joint", "search", 0, "diverged", None),
+    TrialStarted("joint", "test", 3),
+    Warned("1 of 2 slots fit; proposals stay the same"),
+]
+
+
+def test_waits_for_the_first_slot() -> None:
+    shown = _shown([STARTED, SlotsStarting(2), 8.0])
+    assert "quickstart  starting 2 slots, 8 s" in shown
+    assert "0:00:08 elapsed" in shown
+    assert "left" not in shown
+
+
+def test_progress_and_best() -> None:
+    lines = _shown(RUNNING).splitlines()
+    [entry] = [line for line in lines if line.strip().startswith("ewc") and "/" in line]
+    assert "2/16" in entry
+    assert "0/5" in entry
+    assert "0.912" in entry
+    [joint] = [line for line in lines if line.strip().startswith("joint") and "/" in line]
+    assert "1 diverged" in joint
+
+
+def test_running_trials() -> None:
+    shown = _shown(RUNNING)
+    assert "task 4 of 5" in shown
+    assert "0.812" in shown
+    assert "#12" in shown
+    assert "strength\u00a0123.5" in shown
+    assert "test #3" in shown
+    assert "warning: 1 of 2 slots fit" in shown
+    assert "starting" not in shown
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_fits_the_terminal(width: int) -> None:
+    lines = _shown(RUNNING, width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) == len(_shown(RUNNING, 200).splitlines()), "a row was wrapped"
+
+
+def test_shows_not_too_many_rows() -> None:
+    events: list[Event | float] = [STARTED]
+    events += [TrialStarted("ewc", "search", number) for number in range(MOST_ROWS + 3)]
+    shown = _shown(events)
+    assert shown.count("task 1 of 5") == MOST_ROWS
+    assert "and 3 more" in shown
+
+
+def test_before_the_plan() -> None:
+    assert "planning" in _shown([])
+
+
+def test_time_left_from_medians() -> None:
+    clock = Clock()
+    state = JobState(clock)
+    planned: dict[tuple[str, Stage], int] = {("a", "search"): 4, ("a", "test"): 2}
+    state.watch(JobStarted("j", "r", 5, planned))
+    assert state.seconds_left() is None
+    for number, seconds in enumerate([10, 30, 20]):
+        state.watch(TrialStarted("a", "search", number))
+        clock.now += seconds
+        state.watch(TrialEnded("a", "search", number, "completed", 0.5))
+    assert state.seconds_left() == pytest.approx(3 * 20)
+    state.watch(TrialStarted("a", "search", 3))
+    clock.now += 5
+    assert state.seconds_left() == pytest.approx(3 * 20 - 5)
+    clock.now += 500  # one that takes longer than others cannot make the rest shorter
+    assert state.seconds_left() == pytest.approx(2 * 20)
+    state.watch(TrialEnded("a", "search", 3, "failed", None))
+    for number in range(2):
+        state.watch(TrialEnded("a", "test", number, "completed", None, stored=True))
+    assert state.seconds_left() == 0
+
+
+def test_stored_trials_tell_nothing_about_time() -> None:
+    state = JobState(Clock())
+    state.watch(JobStarted("j", "r", 5, {("a", "search"): 2}))
+    state.watch(TrialEnded("a", "search", 0, "completed", 0.5, stored=True))
+    assert state.seconds_left() is None
+
+
+def test_slots_starting_is_nobodys_time() -> None:
+    clock = Clock()
+    state = JobState(clock)
+    state.watch(TrialStarted("a", "search", 0))
+    clock.now += 100
+    state.watch(SlotsReady(100))
+    clock.now += 3
+    assert state.watch(TrialEnded("a", "search", 0, "completed", 0.5)) == pytest.approx(3)
+
+
+def test_live_display_ends_with_the_warnings() -> None:
+    console, text = _console(terminal=True)
+    with LiveTable(console) as table:
+        for event in RUNNING:
+            if not isinstance(event, int | float):
+                table.watch(event)
+    assert "warning: 1 of 2 slots fit" in text.getvalue().rpartition("\x1b")[0]
+
+
+def test_plain_lines() -> None:
+    clock = Clock()
+    console, text = _console()
+    lines = PlainLines(console, clock)
+    with lines:
+        for event in RUNNING:
+            if isinstance(event, int | float):
+                clock.now += event
+            else:
+                lines.watch(event)
+    assert "\x1b" not in text.getvalue()
+    assert text.getvalue().splitlines() == [
+        "quickstart: results in results/jobs/quickstart",
+        "starting 2 slots",
+        "first slot ready after 9.00 s",
+        "ewc search 1/16: #0 completed, 0.912 (stored)",
+        "ewc search 2/16: #1 completed, 0.500 (10.0 s)",
+        "joint search 1/1: #0 diverged",
+        "warning: 1 of 2 slots fit; proposals stay the same",
+    ]
+
+
+def test_events_travel() -> None:
+    for event in RUNNING:
+        assert pickle.loads(pickle.dumps(event)) == event
