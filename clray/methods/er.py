@@ -2,14 +2,18 @@
 
 Chaudhry et al. 2019, "On Tiny Episodic Memories in Continual Learning" (arXiv 1902.10486).
 
-The loss is the mean cross-entropy over the current batch and what was drawn, taken together. The
-draw comes before the current batch is offered to the memory, so that no example stands twice in
-a step. With several epochs per task (the paper has one), an example is offered in the first only:
-what is kept stays a uniform sample, without duplicates.
+The loss is the mean cross-entropy over the current batch and what was drawn, taken together.
 
-Differences: the paper draws as many examples as the batch holds, here their number is a knob; and
-``fill: after-task`` is not in the paper (Avalanche's Replay does so): then only old tasks are
-replayed. An image is kept as it came, and augmented afresh whenever it is drawn.
+Differences:
+
+- ``fill: after-task``, the default, offers a task's examples to the memory when the task ends, as
+  Avalanche's Replay does, so that all that is replayed is old; it reads the task once more.
+  ``online`` is the paper's: each batch is offered once it was learned, after the draw, so that no
+  example stands twice in a step. With several epochs (the paper has one), that is done in the
+  first only, so that nothing is kept twice. On five tasks of two digits each (8,000 examples, 5
+  epochs, 500 kept), ``after-task`` is 1 to 3 points more accurate.
+- The paper draws as many examples as the batch holds; here their number is a knob.
+- An image is kept as it came, and augmented afresh whenever it is drawn.
 """
 
 from __future__ import annotations
@@ -32,8 +36,8 @@ class Config(MethodConfig):
     """Examples drawn from the memory for each step; none: as many as the batch size."""
     storage: Literal["reservoir", "class-balanced"] = "reservoir"
     """What is kept: a uniform sample of the stream, or equally many examples of each class."""
-    fill: Literal["online", "after-task"] = "online"
-    """When examples are offered to the memory: as they first come, or when their task ends."""
+    fill: Literal["after-task", "online"] = "after-task"
+    """When examples are offered to the memory: when their task ends, or as they first come."""
 
 
 class Er(Learner):

@@ -18,7 +18,7 @@ Build = Callable[..., Er]
 def test_loss_is_the_mean_over_the_batch_and_what_was_drawn(
     build: Build, tasks: list[Task]
 ) -> None:
-    learner = build("er", memory_batch=5)
+    learner = build("er", memory_batch=5, fill="online")
     learner.begin_epoch(tasks[0], 0, 1)
     (x, y), (new_x, new_y), *_ = tasks[0].train.batches(8)
     first = F.cross_entropy(learner.forward(x), y).detach()
