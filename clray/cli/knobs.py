@@ -131,7 +131,7 @@ def _bounds(metadata: Any) -> str:
             case annotated_types.MultipleOf(step):
                 others.append(f"in multiples of {step}")
             case annotated_types.MinLen(least):
-                others.append(f"with {least} or more")
+                others.append("(not empty)" if least == 1 else f"({least} or more)")
             case _:
                 if pattern := getattr(constraint, "pattern", None):
                     others.append(f"matching {pattern}")

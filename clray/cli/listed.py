@@ -58,7 +58,8 @@ def listed(kind: str, name: str) -> Listed:
 
 def _component(kind: str, name: str) -> Listed:
     found = registry.find(_COMPONENTS[kind], name)
-    plain: dict[str, Any] = {"name": name, "summary": found.summary}
+    summary = found.summary.replace("``", "")
+    plain: dict[str, Any] = {"name": name, "summary": summary}
     page: list[RenderableType] = []
     if kind == "methods":
         scenarios = sorted(found.learner.scenarios)
@@ -75,7 +76,7 @@ def _component(kind: str, name: str) -> Listed:
             page.append(_line("needs", "protocol.memory of 1 or more"))
         page.append(Text())
     plain["knobs"] = [knob.plain() for knob in knobs_of(found.config)]
-    return Listed(name, found.summary, plain, [*page, knob_table(found.config)])
+    return Listed(name, summary, plain, [*page, knob_table(found.config)])
 
 
 def _space(name: str) -> Listed:

@@ -165,7 +165,8 @@ def read_results(folder: Folder) -> Results:
     Raises:
         BadData: a file is damaged.
     """
-    jobs = [read_job(folder / "jobs" / name) for name in (folder / "jobs").names()]
+    names = [name for name in (folder / "jobs").names() if not name.startswith(".")]
+    jobs = [read_job(folder / "jobs" / name) for name in names]
     return Results(folder.uri, jobs, len((folder / "trials").names()))
 
 

@@ -45,6 +45,9 @@ def _heading(trial: Trial) -> list[Text]:
     split = trial.spec.get("split", "validation")
     method, benchmark, model = (_name(trial, kind) for kind in ("method", "benchmark", "model"))
     title = Text.assemble((method, "bold"), " on ", (benchmark, "bold"))
+    benchmark_knobs = trial.spec.get("benchmark")
+    if isinstance(benchmark_knobs, dict) and "scenario" in benchmark_knobs:
+        title.append(f", {benchmark_knobs['scenario']},")
     title.append(f" with {model}, seed {trial.spec.get('seed', 0)}")
     graded = {
         "validation": "graded on validation examples",

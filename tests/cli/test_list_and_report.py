@@ -31,7 +31,7 @@ class Config(BaseModel):
     pair: tuple[Annotated[float, Field(gt=0)], float] | None = None
     either: Literal["all"] | list[int] = "all"
     small: float = Field(0, le=1e-3)
-    text: str = ""
+    text: str = Field("", min_length=1)
 
 
 def test_knobs() -> None:
@@ -46,7 +46,7 @@ def test_knobs() -> None:
         "pair": "[number > 0, number] or none",
         "either": "all or list of integers",
         "small": "number <= 0.001",
-        "text": "text",
+        "text": "text (not empty)",
     }
     assert found["needed"].required
     assert not found["least"].required

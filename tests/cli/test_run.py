@@ -64,7 +64,7 @@ def slot(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_shows_the_matrix_the_metrics_and_where(clray: Any, here: Path) -> None:
     code, out, err = clray("run", "finetune", "split-digits", *SMALL)
     assert (code, err) == (0, "")
-    assert "finetune on split-digits with mlp, seed 0" in out
+    assert "finetune on split-digits, class-incremental, with mlp, seed 0" in out
     assert "graded on validation examples" in out
     assert "test examples" not in out
     assert "task 5 of 5: average accuracy" in out
