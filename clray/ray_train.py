@@ -134,7 +134,7 @@ class Dispatcher:
                 self.queue.remove(desk.order)
             desk.handed += 1
             await self._notify()
-        return None if desk.order is None else (desk.handed, desk.order.spec)
+        return None if self.closed or desk.order is None else (desk.handed, desk.order.spec)
 
     def _start_again(self, desk: _Desk) -> None:
         if desk.order is not None:
@@ -198,23 +198,29 @@ class Dispatcher:
             self.queue.append(order)
         await self._notify()
 
-    async def next(self, ticket: str, index: int, hosts: int = 0) -> tuple[str, dict[str, Any]]:
+    async def next(
+        self, ticket: str, index: int, hosts: int = 0, pid: int = 0
+    ) -> tuple[str, dict[str, Any]]:
         """The ticket's ``index``-th event: ("record", record) or ("ended", outcome).
 
         Args:
             ticket: as submitted.
             index: from 0; waits until there is that one.
             hosts: with more than 0, ends are told in the order of the group's numbers, and not
-                before so many hosts have checked in. Ray Tune would else give a starting actor's
+                before so many processes have asked. Ray Tune would else give a starting actor's
                 trial to one that is free earlier, drop the former, and start a new one for the
                 next trial: a process for each trial, 0.6 s each.
+            pid: of the process that asks.
         """
         order = self.orders[ticket]
+        if hosts and pid not in self.hosts.setdefault(order.group, set()):
+            self.hosts[order.group].add(pid)
+            await self._notify()
         await self._until(lambda: len(order.events) > index)
         event = order.events[index]
         if event[0] == "ended":
             if hosts:
-                await self._until(lambda: len(self.hosts.get(order.group, ())) >= hosts, 30)
+                await self._until(lambda: len(self.hosts[order.group]) >= hosts, 30)
                 await self._until(lambda: not self._earlier(order))
             self.orders.pop(ticket, None)
             await self._notify()
@@ -222,11 +228,6 @@ class Dispatcher:
 
     def _earlier(self, order: _Order) -> bool:
         return any(o.group == order.group and o.number < order.number for o in self.orders.values())
-
-    async def check_in(self, group: str, pid: int) -> None:
-        """A host of the group's trials has started."""
-        self.hosts.setdefault(group, set()).add(pid)
-        await self._notify()
 
     async def stop(self, ticket: str) -> None:
         """Stop the trial at its next record; nobody waits for it any more."""
@@ -243,9 +244,14 @@ class Dispatcher:
         return None if self.ready else next(iter(self.lost.values()))
 
     async def close(self) -> None:
-        """Let the slots' workers return when they are done with what they are at."""
+        """Let the slots' workers return at once, whatever they are at: it is stored, or will be
+        done again."""
         self.closed = True
         await self._notify()
+
+    async def wait_closed(self) -> None:
+        """Return when the slots are to be left."""
+        await self._until(lambda: self.closed)
 
 
 class Slots:
@@ -295,11 +301,11 @@ class Slots:
             if ray.is_initialized():
                 if self.threads:
                     self.dispatcher.close.remote()
-                    for thread in self.threads:
-                        thread.join(timeout=0 if exception and exception[0] else 10)
+                    for thread in self.threads:  # one that outlives Ray would abort the process
+                        thread.join(timeout=60)
                 ray.shutdown()
             if self.temp is not None:
-                shutil.rmtree(self.temp, ignore_errors=True)
+                _remove(self.temp)
 
     def _start_ray(self, local: bool) -> None:
         if not local:
@@ -357,8 +363,7 @@ class Slots:
             trainer.fit()
         except Exception as raised:
             error = f"{type(raised).__name__}: {raised}".splitlines()[0]
-        with contextlib.suppress(Exception):  # Ray may be gone by now
-            self.dispatcher.lose.remote(slot, error)
+        self.dispatcher.lose.remote(slot, error)
 
     def run(
         self, specs: list[TrialSpec], on_record: Callable[[int, dict[str, Any]], None]
@@ -377,7 +382,7 @@ class Slots:
         tickets = [f"{group}-{index}" for index in range(len(specs))]
         for index, spec in enumerate(specs):
             plain = spec.model_dump(mode="json")
-            self.dispatcher.submit.remote(tickets[index], plain, spec.key, group, index)
+            ray.get(self.dispatcher.submit.remote(tickets[index], plain, spec.key, group, index))
             waiting[self.dispatcher.next.remote(tickets[index], 0)] = (index, 0)
         while waiting:
             ready, _ = ray.wait(list(waiting), timeout=0.5)
@@ -405,6 +410,14 @@ def work(config: dict[str, Any]) -> None:
     slot, dispatcher, count = config["slot"], config["dispatcher"], 0
     group = Distributed().broadcast(uuid.uuid4().hex)
     storing = Storing(**config["storing"])
+    closed = threading.Event()
+
+    def watch_for_close() -> None:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(dispatcher.wait_closed.remote())
+        closed.set()
+
+    threading.Thread(target=watch_for_close, daemon=True).start()
 
     def report(record: dict[str, Any]) -> bool:
         go_on: bool = ray.get(dispatcher.record.remote(slot, record))
@@ -419,12 +432,16 @@ def work(config: dict[str, Any]) -> None:
         folder = trial_folder(config["results"], spec.key)
         failed: Exception | None = None
         try:
-            outcome = trial.run(spec, folder, report, storing, device)
+            outcome = trial.run(spec, folder, report, storing, device, closed.is_set)
             ended: dict[str, Any] = {
                 "state": outcome.state,
                 "metrics": outcome.metrics,
                 "error": outcome.error,
             }
+        except trial.Interrupted:
+            if world > 1:
+                raise  # the others may wait for this one in a collective call
+            return
         except Exception as error:
             failed = error
             folder.write("error.txt", traceback.format_exc().encode())
@@ -434,8 +451,7 @@ def work(config: dict[str, Any]) -> None:
         if rank == 0 or failed is not None:
             ray.get(dispatcher.end.remote(slot, ended))
         if failed is not None and world > 1:
-            # The others wait for this one in a collective call: only a new group can go on.
-            raise failed
+            raise failed  # the same: only a new group can go on
 
 
 def run_trial(
@@ -514,6 +530,15 @@ def _remove_abandoned() -> None:
         pid = path.name.removeprefix(_TEMP_PREFIX).partition("-")[0]
         if pid.isdigit() and not _alive(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that dying processes may still write to."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 def _alive(pid: int) -> bool:

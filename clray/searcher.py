@@ -180,7 +180,10 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
         leftover: (number, values) already proposed, whose results are not known.
         at_once: trials that may be under way.
         objective: the metric's name.
-        config: makes the Tune trial's config of a proposal.
+        config: makes the Tune trial's config of a proposal, with its ``key``.
+        stored: the result of an ended trial, by key. Ends are sent in the order of their numbers,
+            but Tune may read the later one first; were the earlier one then not looked up, the
+            proposal would wait for it, and Tune would throw an idle process away.
     """
 
     def __init__(
@@ -190,13 +193,16 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
         at_once: int,
         objective: str,
         config: Callable[[int, dict[str, Any]], dict[str, Any]],
+        stored: Callable[[str], Result | None],
     ) -> None:
         super().__init__(metric=objective, mode="max")
         self.study = study
         self.leftover = list(leftover)
         self.at_once = at_once
         self.config = config
+        self.stored = stored
         self.running: dict[str, int] = {}
+        self.keys: dict[int, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial, None to be asked again later, or that there is none."""
@@ -211,15 +217,23 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
         else:
             return None
         self.running[trial_id] = number
-        return self.config(number, values)
+        config = self.config(number, values)
+        self.keys[number] = config["key"]
+        return config
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Pass a trial's end on to the study: an error, or a last result without an end, too."""
         number = self.running.pop(trial_id, None)
-        if number is not None:
-            self.study.learn(number, self._read(result or {}, error))
+        if number is None:
+            return
+        self.study.learn(number, self._read(result or {}, error))
+        if self.study.deterministic:
+            for earlier in self.running.values():
+                known = self.stored(self.keys[earlier]) if earlier < number else None
+                if known is not None:
+                    self.study.learn(earlier, known)
 
     def _read(self, result: dict[str, Any], error: bool) -> Result:
         trace = tuple(result.get("trace", ()))
@@ -230,6 +244,10 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
         if state == "completed" and (value is None or not math.isfinite(value)):
             return Result("failed")
         return Result(state, value if state == "completed" else None, trace)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher, and would restore it, but the store is the truth."""
+        return {}
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the store is the truth, and the study replays it."""

@@ -369,7 +369,7 @@ def parse(model: type[Model], data: Any, where: str) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise _explain(error, model, where) from None
+        raise _explain(error, model, data, where) from None
 
 
 def read_yaml(path: Path) -> Any:
@@ -435,9 +435,9 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError, model: type[BaseModel], where: str) -> BadSpec:
+def _explain(error: ValidationError, model: type[BaseModel], data: Any, where: str) -> BadSpec:
     first = max(error.errors(), key=lambda e: len(e["loc"]))  # the branch of a union that was meant
-    path = [str(p) for p in first["loc"] if p != SearchSpace.__name__]
+    path = _path_in(data, first["loc"], first["type"] == "missing")
     place = f"{where}: {'.'.join(path)}" if path else where
     if first["type"] == "extra_forbidden":
         parent = ".".join(path[:-1])
@@ -455,6 +455,20 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> BadS
         )
     text = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return BadSpec(place, given, text)
+
+
+def _path_in(data: Any, location: tuple[int | str, ...], missing: bool) -> list[str]:
+    """The part of an error's location that stands in ``data``; the rest names types."""
+    path = []
+    for place, part in enumerate(location):
+        if isinstance(data, Mapping) and part in data:
+            data = data[part]
+        elif isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        elif not (missing and place == len(location) - 1):
+            continue
+        path.append(str(part))
+    return path
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:

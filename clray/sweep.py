@@ -170,16 +170,23 @@ def _replay(
     while study.may_propose():
         number, values = study.propose()
         spec = plan.spec(values)
-        outcome = trial.stored(trial_folder(results, spec.key))
-        if outcome is None or outcome.state == "stopped":
+        result = _stored(plan, results, spec.key)
+        if result is None:
             leftover.append((number, values))
             continue
-        value = outcome.metrics.get(plan.search.objective)
-        result = Result(outcome.state, value if outcome.state == "completed" else None)
         study.learn(number, result)
         candidates[number] = Candidate(number, values, spec, result)
         watch(TrialEnded(plan.label, SEARCH, number, result.state, result.value, stored=True))
     return leftover
+
+
+def _stored(plan: Plan, results: str, key: str) -> Result | None:
+    """The result of a trial that has ended for good."""
+    outcome = trial.stored(trial_folder(results, key))
+    if outcome is None or outcome.state == "stopped":
+        return None
+    value = outcome.metrics.get(plan.search.objective)
+    return Result(outcome.state, value if outcome.state == "completed" else None)
 
 
 def _tune(
@@ -199,7 +206,10 @@ def _tune(
         plain = spec.model_dump(mode="json")
         return {"number": number, "values": values, "spec": plain, "key": spec.key}
 
-    searcher = TuneSearcher(study, leftover, slots.count, objective, config)
+    def stored(key: str) -> Result | None:
+        return _stored(plan, slots.results, key)
+
+    searcher = TuneSearcher(study, leftover, slots.count, objective, config, stored)
     listener = _Listener(plan, candidates, watch)
     ordered = plan.search.deterministic and plan.search.scheduler is None
     trainable = tune.with_parameters(
@@ -259,6 +269,10 @@ class _Listener(tune.Callback):  # type: ignore[misc]
     def __init__(self, plan: Plan, candidates: dict[int, Candidate], watch: Watch) -> None:
         self.plan, self.candidates, self.watch = plan, candidates, watch
         self.bad_input: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its callbacks, and nobody loads them."""
+        return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         number, values = trial.config["number"], trial.config["values"]

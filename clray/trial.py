@@ -57,9 +57,18 @@ class Outcome:
     bad_input: bool = False
 
 
+class Interrupted(Exception):
+    """The trial was told to leave; what it has stored is where it will go on."""
+
+
 def go_on(record: Record) -> bool:
     """A report that nobody reads."""
     return True
+
+
+def never() -> bool:
+    """An interruption that does not come."""
+    return False
 
 
 def stored(folder: Folder) -> Outcome | None:
@@ -78,6 +87,7 @@ def run(
     report: Report = go_on,
     storing: Storing | None = None,
     device: torch.device | None = None,
+    interrupted: Callable[[], bool] = never,
 ) -> Outcome:
     """Run the trial, or what is left of it, and store everything under ``folder``.
 
@@ -89,8 +99,10 @@ def run(
         report: is told each record; returns False to stop the trial there.
         storing: what is kept beside the records.
         device: where data and model lie; the CPU by default.
+        interrupted: asked before each batch; True makes the trial leave as if it were killed.
 
     Raises:
+        Interrupted: it was.
         BadInput: the benchmark's data are missing, damaged or do not fit its knobs.
     """
     distributed = Distributed()
@@ -99,6 +111,7 @@ def run(
         ended: Outcome = outcome
         return ended
     progress = _Progress(spec, folder, storing or Storing(), device or torch.device("cpu"))
+    progress.interrupted = interrupted
     return progress.go(report)
 
 
@@ -160,6 +173,7 @@ class _Progress:
         self, spec: TrialSpec, folder: Folder, storing: Storing, device: torch.device
     ) -> None:
         self.spec, self.folder, self.storing, self.device = spec, folder, storing, device
+        self.interrupted: Callable[[], bool] = never
         self.distributed = Distributed()
         self.leads = self.distributed.rank == 0
         self.stream = self._build_stream()
@@ -233,6 +247,8 @@ class _Progress:
         for x, y in task.train.batches(
             protocol.batch_size, seed, self.epoch, rank=rank, world=world
         ):
+            if self.interrupted():
+                raise Interrupted
             for name, value in learner.observe(x, y, task).items():
                 totals[name] = totals[name] + value if name in totals else value
             steps += 1

@@ -33,8 +33,6 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
         """
         self.dispatcher, self.group, self.hosts = dispatcher, group, hosts
         self.objective = objective
-        if hosts:
-            self._ask("check_in", group, os.getpid())
         self._submit(config)
 
     def _ask(self, name: str, *arguments: Any) -> Any:
@@ -49,7 +47,7 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Wait for the trial's next event and report it."""
-        kind, event = self._ask("next", self.ticket, self.seen, self.hosts)
+        kind, event = self._ask("next", self.ticket, self.seen, self.hosts, os.getpid())
         self.seen += 1
         if kind == "ended":
             self.ended = True

@@ -142,9 +142,9 @@ def test_tune_searcher_reads_every_kind_of_end() -> None:
 
     def config(number: int, values: dict[str, Any]) -> dict[str, Any]:
         made.append((number, values))
-        return {"number": number}
+        return {"number": number, "key": str(number)}
 
-    searcher = TuneSearcher(one, [], 4, "average_accuracy", config)
+    searcher = TuneSearcher(one, [], 4, "average_accuracy", config, lambda key: None)
     names = [f"trial-{n}" for n in range(4)]
     assert [searcher.suggest(name)["number"] for name in names] == [0, 1, 2, 3]
     ends: list[Any] = [
@@ -164,11 +164,24 @@ def test_tune_searcher_reads_every_kind_of_end() -> None:
 def test_leftovers_come_before_new_proposals() -> None:
     one = study(trials=3, lag=3, sampler="random")
     left = [one.propose(), one.propose()]
-    searcher = TuneSearcher(one, left, 1, "average_accuracy", lambda n, values: {"number": n})
-    assert searcher.suggest("a") == {"number": 0}
+    searcher = TuneSearcher(
+        one, left, 1, "average_accuracy", lambda n, _: {"key": str(n)}, lambda key: None
+    )
+    assert searcher.suggest("a") == {"key": "0"}
     assert searcher.suggest("b") is None  # one at once
     searcher.on_trial_complete("a", {"state": "completed", "average_accuracy": 0.5})
-    assert searcher.suggest("b") == {"number": 1}
+    assert searcher.suggest("b") == {"key": "1"}
+
+
+def test_an_earlier_end_that_tune_reads_later_is_looked_up() -> None:
+    one = study(trials=3, lag=2, sampler="random")
+    ended = {"0": Result("completed", 0.25)}
+    searcher = TuneSearcher(one, [], 2, "average_accuracy", lambda n, _: {"key": str(n)}, ended.get)
+    searcher.suggest("a")
+    searcher.suggest("b")
+    searcher.on_trial_complete("b", {"state": "completed", "average_accuracy": 0.5})
+    assert searcher.suggest("c") == {"key": "2"}
+    assert one.optuna.trials[0].value == 0.25
 
 
 def test_types_come_from_the_knob() -> None:

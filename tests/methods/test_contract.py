@@ -62,7 +62,7 @@ def test_serves_each_scenario_that_it_claims(method: str, tmp_path: Path) -> Non
     }
     for scenario in registry.find("method", method).learner.scenarios:
         benchmark = {"name": benchmarks[scenario], "num_tasks": 2, "scenario": scenario}
-        spec = tiny(method, benchmark=benchmark, protocol={"epochs": 1, "memory": MEMORY})
+        spec = tiny(method, benchmark=benchmark, protocol={"epochs": 6, "memory": MEMORY})
         outcome = trial.run(spec, Folder(str(tmp_path / scenario)))
         assert outcome.state == "completed", scenario
         assert outcome.metrics["learning_accuracy"] > 0.3, scenario
