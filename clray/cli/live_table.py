@@ -80,7 +80,8 @@ class LiveTable:
         state = self.state
         left = state.seconds_left()
         times = f"{clock(state.elapsed)} elapsed"
-        times += "" if left is None else f", about {clock(left)} left"
+        if left is not None:
+            times += f", about {clock(left)} left" if left else ", finishing"
         line = Table.grid(padding=(0, 2, 0, 0), expand=True)
         line.add_column(no_wrap=True, ratio=1)
         line.add_column(no_wrap=True, justify="right")
