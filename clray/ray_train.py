@@ -126,12 +126,15 @@ class Dispatcher:
                 desk.group, desk.handed = group, 0
                 self._start_again(desk)
             await self._notify()
-            if desk.order is None:
-                await self._until(lambda: self.closed or self._next_free() is not None)
-                desk.order = self._next_free()
-                if desk.order is None:
+            while desk.order is None:
+                await self._until(
+                    lambda: self.closed or desk.group != group or self._next_free() is not None
+                )
+                if self.closed or desk.group != group:  # this worker died while it waited
                     return None
-                self.queue.remove(desk.order)
+                desk.order = self._next_free()
+                if desk.order is not None:
+                    self.queue.remove(desk.order)
             desk.handed += 1
             await self._notify()
         return None if self.closed or desk.order is None else (desk.handed, desk.order.spec)

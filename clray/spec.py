@@ -461,9 +461,9 @@ def _path_in(data: Any, location: tuple[int | str, ...], missing: bool) -> list[
     """The part of an error's location that stands in ``data``; the rest names types."""
     path = []
     for place, part in enumerate(location):
-        if isinstance(data, Mapping) and part in data:
-            data = data[part]
-        elif isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
+        in_mapping = isinstance(data, Mapping) and part in data
+        in_list = isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
+        if in_mapping or in_list:
             data = data[part]
         elif not (missing and place == len(location) - 1):
             continue
