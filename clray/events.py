@@ -60,7 +60,7 @@ class TrialEnded:
 
     ``state`` is completed, diverged, stopped or failed; ``value`` the objective on validation
     examples (None in the test stage, where nothing is chosen, and unless completed); ``stored``
-    whether it was known from before.
+    whether it was known from before; ``error`` what went wrong.
     """
 
     label: str
@@ -69,6 +69,7 @@ class TrialEnded:
     state: str
     value: float | None
     stored: bool = False
+    error: str | None = None
 
 
 @dataclass(frozen=True)

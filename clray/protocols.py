@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from clray import registry, sweep, trial
-from clray.errors import BadInput, BadSpec, RunFailed, UnknownName
+from clray.errors import BadInput, BadSpec, UnknownName
 from clray.events import JobStarted, Stage, TaskEnded, TrialEnded, TrialStarted, Watch
 from clray.files import load_space, space_names
 from clray.metrics import interval
@@ -149,8 +149,12 @@ def run_job(job: JobSpec, results: str, watch: Watch) -> dict[str, Any]:
 
         found: dict[str, list[Candidate]] = {}
         for label, one in plans.items():
-            found[label] = sweep.search(one, results, get_slots, watch)
-            folder.write_lines("trials.jsonl", _log(found))
+
+            def keep(candidates: list[Candidate], label: str = label) -> None:
+                found[label] = candidates
+                folder.write_lines("trials.jsonl", _log(found))
+
+            sweep.search(one, results, get_slots, watch, keep)
         chosen = {label: _choose(candidates) for label, candidates in found.items()}
         tested = _test(job, chosen, results, get_slots, watch)
         rows = [_row(job, label, found[label], chosen[label], tested[label]) for label in plans]
@@ -249,13 +253,14 @@ def _run_missing(
 
     for place, ended in slots.run([runs[index][2] for index in missing], on_record):
         label, number, spec = runs[missing[place]]
-        if ended.get("bad_input"):
-            raise RunFailed(ended["error"])
+        if "bad_input" in ended:
+            raise ended["bad_input"]
         failed = trial.Outcome(ended["state"], error=ended.get("error"))
         is_failed = ended["state"] == "failed"
         outcome = None if is_failed else trial.stored(trial_folder(results, spec.key))
         outcomes[missing[place]] = outcome or failed
-        watch(TrialEnded(label, "test", number, ended["state"], None))
+        error = ended.get("error")
+        watch(TrialEnded(label, "test", number, ended["state"], None, error=error))
 
 
 def _row(

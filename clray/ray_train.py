@@ -450,7 +450,8 @@ def work(config: dict[str, Any]) -> None:
             folder.write("error.txt", traceback.format_exc().encode())
             text = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
             ended = {"state": "failed", "metrics": {}, "error": text}
-            ended["bad_input"] = isinstance(error, BadInput)
+            if isinstance(error, BadInput):
+                ended["bad_input"] = error
         if rank == 0 or failed is not None:
             ray.get(dispatcher.end.remote(slot, ended))
         if failed is not None and world > 1:
@@ -484,9 +485,9 @@ def run_trial(
             report(record)
 
         [(_, ended)] = slots.run([spec], on_record)
-    if ended.get("bad_input"):
-        raise RunFailed(ended["error"])
-    watch(TrialEnded(label, "test", 0, ended["state"], None))
+    if "bad_input" in ended:
+        raise ended["bad_input"]
+    watch(TrialEnded(label, "test", 0, ended["state"], None, error=ended["error"]))
     outcome = trial.stored(folder) or trial.Outcome(ended["state"], error=ended["error"])
     return trial.summary(spec, folder, outcome, stored=False)
 

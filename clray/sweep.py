@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clray import registry, trial
-from clray.errors import BadSpec, RunFailed
+from clray.errors import BadInput, BadSpec, RunFailed
 from clray.events import Stage, TaskEnded, TrialEnded, TrialStarted, Watch
 from clray.ray_train import Slots
 from clray.searcher import Result, Study, TuneSearcher, distribution
@@ -138,7 +138,11 @@ def _check_inside(space: SearchSpace, path: str, value: Any, label: str) -> None
 
 
 def search(
-    plan: Plan, results: str, get_slots: Callable[[], Slots], watch: Watch
+    plan: Plan,
+    results: str,
+    get_slots: Callable[[], Slots],
+    watch: Watch,
+    keep: Callable[[list[Candidate]], None] = lambda candidates: None,
 ) -> list[Candidate]:
     """Run a search, or what is left of it; its trials in the order of their numbers.
 
@@ -147,23 +151,39 @@ def search(
         results: where trials are stored.
         get_slots: starts the slots; called only when there is something to run.
         watch: is told of trials and tasks.
+        keep: is given all that have ended, in order, whenever one more has.
 
     Raises:
         BadInput: data that are missing or damaged.
         RunFailed: Ray Tune failed.
     """
     study = plan.study()
-    candidates: dict[int, Candidate] = {}
+    candidates = _Candidates(keep)
     # A scheduler's decisions depend on all records, so with one, stored trials pass through Tune
     # like new ones: they report what is stored and then go on, or end, at once.
     leftover = [] if plan.search.scheduler else _replay(plan, study, results, candidates, watch)
     if leftover or not study.finished:
         _tune(plan, study, leftover, get_slots(), candidates, watch)
-    return [candidates[number] for number in sorted(candidates)]
+    return candidates.in_order()
+
+
+class _Candidates:
+    """The trials that have ended, by number."""
+
+    def __init__(self, keep: Callable[[list[Candidate]], None]) -> None:
+        self.keep = keep
+        self.ended: dict[int, Candidate] = {}
+
+    def add(self, candidate: Candidate) -> None:
+        self.ended[candidate.number] = candidate
+        self.keep(self.in_order())
+
+    def in_order(self) -> list[Candidate]:
+        return [self.ended[number] for number in sorted(self.ended)]
 
 
 def _replay(
-    plan: Plan, study: Study, results: str, candidates: dict[int, Candidate], watch: Watch
+    plan: Plan, study: Study, results: str, candidates: _Candidates, watch: Watch
 ) -> list[tuple[int, dict[str, Any]]]:
     """Propose as far as stored results allow; the proposals without a result are returned."""
     leftover = []
@@ -175,7 +195,7 @@ def _replay(
             leftover.append((number, values))
             continue
         study.learn(number, result)
-        candidates[number] = Candidate(number, values, spec, result)
+        candidates.add(Candidate(number, values, spec, result))
         watch(TrialEnded(plan.label, SEARCH, number, result.state, result.value, stored=True))
     return leftover
 
@@ -194,12 +214,12 @@ def _tune(
     study: Study,
     leftover: list[tuple[int, dict[str, Any]]],
     slots: Slots,
-    candidates: dict[int, Candidate],
+    candidates: _Candidates,
     watch: Watch,
 ) -> None:
     """Let Ray Tune run what is left."""
     objective = plan.search.objective
-    remaining = plan.trials - len(candidates)
+    remaining = plan.trials - len(candidates.ended)
 
     def config(number: int, values: dict[str, Any]) -> dict[str, Any]:
         spec = plan.spec(values)
@@ -223,7 +243,7 @@ def _tune(
     # a CPU would be missing where slots hold them all.
     waits = tune.PlacementGroupFactory([{"memory": 1e6}])
     with tempfile.TemporaryDirectory(prefix="tune-", dir=slots.temp) as folder:
-        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors reach the listener
         tuner = tune.Tuner(
             tune.with_resources(trainable, waits),
             tune_config=tune.TuneConfig(
@@ -243,8 +263,8 @@ def _tune(
         )
         tuner.fit()
     if listener.bad_input is not None:
-        raise RunFailed(listener.bad_input)
-    missing = plan.trials - len(candidates)
+        raise listener.bad_input
+    missing = plan.trials - len(candidates.ended)
     if missing:
         raise RunFailed(f"{plan.label}: Ray Tune ended without {missing} of {plan.trials} trials")
 
@@ -266,9 +286,9 @@ def _scheduler(spec: Scheduler | None, plan: Plan, objective: str) -> Any:
 class _Listener(tune.Callback):  # type: ignore[misc]
     """Turns what Tune tells into events and candidates."""
 
-    def __init__(self, plan: Plan, candidates: dict[int, Candidate], watch: Watch) -> None:
+    def __init__(self, plan: Plan, candidates: _Candidates, watch: Watch) -> None:
         self.plan, self.candidates, self.watch = plan, candidates, watch
-        self.bad_input: str | None = None
+        self.bad_input: BadInput | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its callbacks, and nobody loads them."""
@@ -299,8 +319,7 @@ class _Listener(tune.Callback):  # type: ignore[misc]
         value = last[self.plan.search.objective] if state == "completed" else None
         result = Result(state, value, tuple(last.get("trace", ())))
         error = last.get("error")
-        if last.get("bad_input"):
-            self.bad_input = error
+        self.bad_input = self.bad_input or last.get("bad_input")
         completed = TrialSpec.model_validate(spec)
-        self.candidates[number] = Candidate(number, values, completed, result, error)
-        self.watch(TrialEnded(self.plan.label, SEARCH, number, state, value))
+        self.candidates.add(Candidate(number, values, completed, result, error))
+        self.watch(TrialEnded(self.plan.label, SEARCH, number, state, value, error=error))

@@ -23,7 +23,10 @@ class Examples(Protocol):
         """Yield ``(x, y)``: uint8 [b, C, H, W] and int64 [b], on the stream's device.
 
         Args:
-            size: examples per global batch; the last one may be smaller.
+            size: most examples per global batch. A pass is cut into as few batches as that
+                allows, of equal size up to one example: a small last batch would make as large a
+                step as the others on next to no evidence (5 examples of 1,605 cost fine-tuning up
+                to half of its last task's accuracy on Split-MNIST).
             seed: shuffles; the order is a pure function of (seed, epoch). None keeps file order.
             epoch: which pass over the data this is.
             rank: of ``world`` workers, which share to yield: the contiguous part

@@ -46,7 +46,6 @@ class Outcome:
         metrics: of the accuracy matrix so far.
         seconds: spent in training, evaluation and checkpoints, over all of the trial's runs.
         error: what went wrong, for a person.
-        bad_input: whether it was the input's fault, so that no other trial can do better.
     """
 
     state: str
@@ -54,7 +53,6 @@ class Outcome:
     metrics: dict[str, float | None] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     error: str | None = None
-    bad_input: bool = False
 
 
 class Interrupted(Exception):

@@ -25,7 +25,8 @@ def study(trials: int = 14, lag: int = 2, **search: Any) -> Study:
 
 
 def score(values: dict[str, Any]) -> float:
-    return 1 / (1 + abs(values["method.strength"] - 300) / 300 + values["optimizer.lr"])
+    strength, lr = float(values["method.strength"]), float(values["optimizer.lr"])
+    return 1 / (1 + abs(strength - 300) / 300 + lr)
 
 
 def drive(one: Study, slots: int, order: random.Random) -> list[dict[str, Any]]:

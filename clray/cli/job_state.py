@@ -128,6 +128,9 @@ class JobState:
         trial = self.running.pop((event.label, event.stage, event.number), None)
         stage = self.stage(event.label, event.stage)
         stage.states[event.state] += 1
+        if event.error is not None:
+            text = f"{event.label} {event.stage} #{event.number}: {event.error}"
+            self.watch(Warned(text))
         if event.value is not None:
             stage.best = event.value if stage.best is None else max(stage.best, event.value)
         if trial is None or event.stored:

@@ -47,10 +47,11 @@ class PlainLines:
                 return f"starting {slots} slot" + "s" * (slots != 1)
             case SlotsReady(taken):
                 return f"first slot ready after {duration(taken)}"
-            case TrialEnded(label, stage, number, state, value, stored):
+            case TrialEnded(label, stage, number, state, value, stored, error):
                 counts = self.state.stage(label, stage)
                 line = f"{label} {stage} {counts.ended}/{counts.planned}: #{number} {state}"
                 line += "" if value is None else f", {fraction(value)}"
+                line += "" if error is None else f", {error}"
                 took = "stored" if stored else duration(seconds) if seconds is not None else ""
                 return f"{line} ({took})" if took else line
             case Warned(text):

@@ -78,8 +78,10 @@ class TensorExamples:
         labels = self.labels.index_select(0, index)
         if self.label_stride:
             labels += self.label_stride * domain
-        for start in range(0, len(index), size):
-            length = min(size, len(index) - start)
+        count, total = -(-len(index) // size), len(index)
+        for batch in range(count):
+            start, stop = batch * total // count, (batch + 1) * total // count
+            length = stop - start
             share = slice(start + rank * length // world, start + (rank + 1) * length // world)
             x = self.images.index_select(0, index[share])
             if self.transform is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from safetensors.torch import load_file
 
 from clray import registry, trial
 from clray.spec import Storing, TrialSpec
@@ -48,8 +49,8 @@ def _scenario(method: str) -> str:
 def test_learns_more_than_chance(method: str, tmp_path: Path) -> None:
     outcome = trial.run(tiny(method), Folder(str(tmp_path)))
     assert outcome.state == "completed"
-    assert outcome.metrics["learning_accuracy"] > 0.7
-    assert outcome.metrics["average_accuracy"] > 0.6  # chance: 0.5
+    assert (outcome.metrics["learning_accuracy"] or 0) > 0.7
+    assert (outcome.metrics["average_accuracy"] or 0) > 0.6  # chance: 0.5
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -65,7 +66,7 @@ def test_serves_each_scenario_that_it_claims(method: str, tmp_path: Path) -> Non
         spec = tiny(method, benchmark=benchmark, protocol={"epochs": 6, "memory": MEMORY})
         outcome = trial.run(spec, Folder(str(tmp_path / scenario)))
         assert outcome.state == "completed", scenario
-        assert outcome.metrics["learning_accuracy"] > 0.3, scenario
+        assert (outcome.metrics["learning_accuracy"] or 0) > 0.3, scenario
 
 
 class Cut(BaseException):
@@ -126,7 +127,13 @@ def test_is_documented(method: str) -> None:
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every method's trial on two workers, all in one group of processes."""
     root = tmp_path_factory.mktemp("two")
-    mp.spawn(_worker, args=(str(root),), nprocs=2)
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_worker, args=(rank, str(root))) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
     return root
 
 
@@ -140,8 +147,6 @@ def _worker(rank: int, root: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_workers_equal_one(method: str, two_workers: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     trial.run(tiny(method), Folder(str(tmp_path)), storing=Storing(model=True))
     one = load_file(tmp_path / "model.safetensors")
     two = load_file(two_workers / method / "model.safetensors")

@@ -61,14 +61,14 @@ def bare(stream: Stream, parts: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> 
     for index, (x, y, _, _) in enumerate(parts):
         for _ in range(EPOCHS):
             order = torch.randperm(len(x))
-            for rows in order.split(BATCH):
+            for rows in torch.split(order, BATCH):
                 loss = F.cross_entropy(model(x[rows].float() / 255), y[rows])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
         with torch.no_grad():
             for _, _, test_x, test_y in parts[: index + 1]:
-                for rows in torch.arange(len(test_x)).split(512):
+                for rows in torch.split(torch.arange(len(test_x)), 512):
                     hits = model(test_x[rows].float() / 255).argmax(1) == test_y[rows]
                     float(hits.float().mean())
     return time.perf_counter() - start

@@ -21,7 +21,7 @@ def first(examples: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The first batch as it comes, and the images of its rows as they are stored."""
     assert isinstance(examples, TensorExamples)
     x, y = next(iter(examples.batches(32)))
-    return x, y, examples.images[examples.index[:32]]
+    return x, y, examples.images[examples.index[: len(x)]]
 
 
 def test_each_task_permutes_by_the_formula_of_the_reference(make_stream: MakeStream) -> None:
@@ -74,7 +74,7 @@ def test_every_task_may_have_its_own_units(
     for task in stream.tasks:
         assert isinstance(task.train, TensorExamples)
         _, y, _ = first(task.train)
-        assert torch.equal(y - task.classes[0], digits.train_y[task.train.index[:32]])
+        assert torch.equal(y - task.classes[0], digits.train_y[task.train.index[: len(y)]])
 
 
 @pytest.mark.parametrize("name", ["permuted-digits", "rotated-digits"])

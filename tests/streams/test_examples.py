@@ -23,9 +23,13 @@ def examples() -> TensorExamples:
     return TensorExamples(IMAGES, LABELS, INDEX)
 
 
+def test_no_batch_is_a_small_rest(examples: TensorExamples) -> None:
+    assert [len(x) for x, _ in examples.batches(5)] == [4, 4, 5]
+    assert [len(x) for x, _ in examples.batches(6, seed=0)] == [4, 4, 5]
+    assert [len(x) for x, _ in examples.batches(99)] == [13]
+
+
 def test_without_a_seed_batches_come_in_file_order(examples: TensorExamples) -> None:
-    sizes = [len(x) for x, _ in examples.batches(5)]
-    assert sizes == [5, 5, 3]
     x, y = collect(examples, 5)
     assert x.dtype == torch.uint8
     assert y.dtype == torch.int64
