@@ -61,7 +61,7 @@ def bare(stream: Stream, parts: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> 
     for index, (x, y, _, _) in enumerate(parts):
         for _ in range(EPOCHS):
             order = torch.randperm(len(x))
-            for rows in torch.split(order, BATCH):
+            for rows in torch.tensor_split(order, -(-len(x) // BATCH)):
                 loss = F.cross_entropy(model(x[rows].float() / 255), y[rows])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
