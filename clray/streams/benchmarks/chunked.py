@@ -9,4 +9,4 @@ from clray.streams.chunks import Chunks
 
 
 class Config(Chunks):
-    """The knobs, with this benchmark\'s defaults."""
+    """The knobs, with this benchmark's defaults."""

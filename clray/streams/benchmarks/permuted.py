@@ -9,4 +9,4 @@ from clray.streams.domains import Permuted
 
 
 class Config(Permuted):
-    """The knobs, with this benchmark\'s defaults."""
+    """The knobs, with this benchmark's defaults."""

@@ -7,7 +7,7 @@ from clray.streams.scenarios import DatasetName, NumTasks
 
 
 class Config(Permuted):
-    """The knobs, with this benchmark\'s defaults."""
+    """The knobs, with this benchmark's defaults."""
 
     dataset: DatasetName = "digits"
     num_tasks: NumTasks = 5

@@ -9,4 +9,4 @@ from clray.streams.domains import Rotated
 
 
 class Config(Rotated):
-    """The knobs, with this benchmark\'s defaults."""
+    """The knobs, with this benchmark's defaults."""

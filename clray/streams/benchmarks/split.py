@@ -9,4 +9,4 @@ from clray.streams.split import Split
 
 
 class Config(Split):
-    """The knobs, with this benchmark\'s defaults."""
+    """The knobs, with this benchmark's defaults."""

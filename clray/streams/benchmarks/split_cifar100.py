@@ -16,7 +16,7 @@ from clray.streams.split import Split, Superclasses
 
 
 class Config(Split):
-    """The knobs, with this benchmark\'s defaults."""
+    """The knobs, with this benchmark's defaults."""
 
     dataset: DatasetName = "torchvision/CIFAR100"
     num_tasks: NumTasks = 10

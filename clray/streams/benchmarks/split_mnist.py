@@ -7,7 +7,7 @@ from clray.streams.split import Split
 
 
 class Config(Split):
-    """The knobs, with this benchmark\'s defaults."""
+    """The knobs, with this benchmark's defaults."""
 
     dataset: DatasetName = "torchvision/MNIST"
     num_tasks: NumTasks = 5
