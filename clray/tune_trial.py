@@ -29,7 +29,7 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
             dispatcher: the actor that gives trials to slots.
             group: names this search.
             objective: the metric that is searched for.
-            hosts: see ``clray.ray_train.Dispatcher.next``.
+            hosts: see ``clray.dispatcher.Dispatcher.next``.
         """
         self.dispatcher, self.group, self.hosts = dispatcher, group, hosts
         self.objective = objective
