@@ -6,6 +6,7 @@ import glob
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,9 @@ def test_a_search_tells_what_happens_and_leaves_nothing_behind(
     for kind, count in ((TrialStarted, 8), (TrialEnded, 8), (TaskEnded, 24)):
         assert sum(isinstance(event, kind) for event in events) == count
     assert most <= 2  # processes are used again, whatever the order in which trials end
+    deadline = time.monotonic() + 20
+    while hosts() and time.monotonic() < deadline:  # they are told to end, and take a moment
+        time.sleep(0.2)
     assert hosts() == 0
     assert slots.temp is not None
     assert not list(slots.temp.glob("tune-*"))
