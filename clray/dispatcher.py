@@ -202,9 +202,13 @@ class Dispatcher:
         await self._notify()
 
     async def wait_ready(self) -> str | None:
-        """Wait for the first slot; None, or why there will be none."""
-        await self._until(lambda: bool(self.ready) or len(self.lost) == len(self.desks))
+        """Wait for the first slot to be ready or lost; None, or why it is lost."""
+        await self._until(lambda: bool(self.ready or self.lost))
         return None if self.ready else next(iter(self.lost.values()))
+
+    async def num_ready(self) -> int:
+        """How many slots have started."""
+        return len(self.ready)
 
     async def close(self) -> None:
         """Let the slots' workers return at once, whatever they are at: it is stored, or will be

@@ -80,9 +80,6 @@ class Slots:
                 text = f"{self.count} of {self.resources.slots} slots fit; proposals stay the same"
                 self.watch(Warned(text))
             self._start_slots()
-            failure = ray.get(self.dispatcher.wait_ready.remote())
-            if failure is not None:
-                raise RunFailed(f"no slot could be started: {failure}")
         except BaseException:
             self.__exit__()
             raise
@@ -119,6 +116,8 @@ class Slots:
         )
 
     def _start_slots(self) -> None:
+        """Start the first slot, and the others once it is ready: each start keeps a CPU busy for
+        ten seconds, and the first trials need not wait for all of them."""
         actor = ray.remote(num_cpus=0, max_concurrency=10_000)(Dispatcher)
         self.dispatcher = actor.remote(self.count)
         storage = str(self.temp / "train") if self.temp else tempfile.mkdtemp(prefix="clray-")
@@ -126,6 +125,10 @@ class Slots:
             thread = threading.Thread(target=self._fit, args=(slot, storage), daemon=True)
             thread.start()
             self.threads.append(thread)
+            if slot == 0:
+                failure = ray.get(self.dispatcher.wait_ready.remote())
+                if failure is not None:
+                    raise RunFailed(f"no slot could be started: {failure}")
 
     def _fit(self, slot: int, storage: str) -> None:
         per_worker = {"CPU": self.resources.cpus_per_worker}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
+import ray
 
 from clray import protocols, sweep
 from clray.events import Event, SlotsReady, TrialEnded, TrialStarted, ignore
@@ -90,6 +90,8 @@ def main() -> None:
         ready.clear()
         start = time.perf_counter()
         with Slots(Resources(slots=2), results, Storing(), watch) as slots:
+            while ray.get(slots.dispatcher.num_ready.remote()) < 2:
+                time.sleep(0.05)
             running = time.perf_counter()
             candidates = sweep.search(plan, results, lambda: slots, ignore)
             wall = time.perf_counter() - running
@@ -98,14 +100,13 @@ def main() -> None:
         ideal = sum(own) / 2
         print(
             f"{SEARCH} trials of {statistics.median(own):.1f} s on 2 slots: {wall:.1f} s, "
-            f"{wall / ideal:.2f} times the trials' own time over the slots; with the slots' "
-            f"start and end {whole:.1f} s, {whole / ideal:.2f} times"
+            f"{wall / ideal:.2f} times the trials' own time over the slots; with the start "
+            f"and end of both slots {whole:.1f} s, {whole / ideal:.2f} times"
         )
     time.sleep(2)
     left = [p for p in psutil.process_iter() if p.pid not in before and "ray" in p.name()]
     files = glob.glob(str(Path(tempfile.gettempdir()) / f"clray-ray-{os.getpid()}-*"))
     print(f"left behind: {len(left)} processes, {len(files)} temporary folders")
-    print(yaml.safe_dump({"cpus": os.cpu_count()}).strip())
 
 
 if __name__ == "__main__":
