@@ -34,7 +34,7 @@ from torch import Tensor
 from clray.learner import Learner, MethodConfig, Setup
 from clray.models.per_example import squared_gradients
 from clray.models.quadratic import Quadratic
-from clray.task import Task
+from clray.task import Task, cut
 
 BATCH = 256
 """Examples at once while the importance is computed; it changes nothing but memory and time."""
@@ -101,11 +101,13 @@ class Ewc(Learner):
             if p.requires_grad
         }
         batches = task.train.batches(BATCH, seed=seed, rank=rank, world=world)
-        for start, (x, y) in zip(range(0, count, BATCH), batches, strict=False):
-            size = min(BATCH, total - start)  # of the global batch
+        for whole, (x, y) in zip(cut(total, BATCH), batches, strict=True):
+            if whole.start >= count:
+                break
+            size = whole.stop - whole.start  # of the global batch
             mine = self.distributed.slice(size)
             draws = torch.rand(size, generator=self.setup.generator)[mine].to(y.device)
-            keep = max(0, min(count - start, mine.stop) - mine.start)
+            keep = max(0, min(count - whole.start, mine.stop) - mine.start)
             losses = LabelLosses(self.config.importance, self.rivals[y[:keep]], y[:keep], draws)
             found = squared_gradients(self.model, self.setup.prepare(x[:keep]), losses)
             for name, value in found.items():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clray.spec import derive_seed
-from clray.task import Stream
+from clray.task import Stream, cut
 
 
 class Transform(Protocol):
@@ -65,8 +65,6 @@ class TensorExamples:
         self, size: int, seed: int | None = None, epoch: int = 0, *, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See ``clray.task.Examples.batches``. The tensors yielded are the caller's to keep."""
-        if size < 1:
-            raise ValueError(f"batch size must be 1 or more, got {size}")
         index, domain = self.index, self.domain
         if seed is not None:
             # Drawn on the CPU, so that the order is the same wherever the examples lie.
@@ -78,10 +76,8 @@ class TensorExamples:
         labels = self.labels.index_select(0, index)
         if self.label_stride:
             labels += self.label_stride * domain
-        count, total = -(-len(index) // size), len(index)
-        for batch in range(count):
-            start, stop = batch * total // count, (batch + 1) * total // count
-            length = stop - start
+        for batch in cut(len(index), size):
+            start, length = batch.start, batch.stop - batch.start
             share = slice(start + rank * length // world, start + (rank + 1) * length // world)
             x = self.images.index_select(0, index[share])
             if self.transform is not None:
