@@ -97,7 +97,8 @@ def _slots(job: JobSpec) -> str:
 
 def _entries(job: JobSpec, spaces: dict[str, SearchSpace]) -> RenderableType:
     table = ruled_table("entry", "method", "search trials", "test runs")
-    table.columns[1].justify = "left"
+    table.columns[0].no_wrap = True
+    table.columns[1].justify, table.columns[1].no_wrap = "left", False
     searched = tested = 0
     for label, entry in job.methods.items():
         method = _method(label, entry, spaces[label])
