@@ -8,7 +8,8 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from clray.errors import BadSpec, UnknownName
-from clray.spec import JobSpec, SearchSpace, parse, read_yaml
+from clray.parsing import parse, read_yaml
+from clray.spec import JobSpec, SearchSpace
 
 Model = TypeVar("Model", bound=BaseModel)
 

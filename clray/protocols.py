@@ -22,8 +22,9 @@ from clray.errors import BadInput, BadSpec, UnknownName
 from clray.events import JobStarted, Stage, TaskEnded, TrialEnded, TrialStarted, Watch
 from clray.files import load_space, space_names
 from clray.metrics import interval
+from clray.parsing import merge, parse
 from clray.ray_train import Slots
-from clray.spec import Entry, JobSpec, SearchSpace, TrialSpec, merge, parse
+from clray.spec import Entry, JobSpec, SearchSpace, TrialSpec
 from clray.store import Folder, job_folder, trial_folder
 from clray.streams.benchmark import BenchmarkConfig
 from clray.sweep import Candidate, Plan

@@ -22,7 +22,8 @@ from pydantic import BaseModel
 from clray.errors import BadSpec, UnknownName
 from clray.learner import Learner, MethodConfig
 from clray.models.classifier import ModelConfig
-from clray.spec import Component, TrialSpec, parse
+from clray.parsing import parse
+from clray.spec import Component, TrialSpec
 from clray.streams.benchmark import BenchmarkConfig
 
 Kind = Literal["method", "benchmark", "model"]

@@ -18,9 +18,10 @@ from typing import Any
 from clray import registry, trial
 from clray.errors import BadInput, BadSpec, RunFailed
 from clray.events import Stage, TaskEnded, TrialEnded, TrialStarted, Watch
+from clray.parsing import merge, parse
 from clray.ray_train import Slots
 from clray.searcher import Result, Study, TuneSearcher, distribution
-from clray.spec import Scheduler, Search, SearchSpace, TrialSpec, merge, parse
+from clray.spec import Scheduler, Search, SearchSpace, TrialSpec
 from clray.store import trial_folder
 
 for _name, _value in {

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import safetensors.torch
@@ -15,24 +14,17 @@ import torch
 from torch import Tensor
 
 import clray
-from clray import registry
+from clray.assembly import build_learner, build_stream
 from clray.distributed import Distributed
-from clray.errors import BadSpec
 from clray.events import TaskEnded, TrialEnded, TrialStarted, Watch
-from clray.learner import Learner, Setup
+from clray.grading import Grader
 from clray.metrics import all_metrics
-from clray.spec import Optimizer, Storing, TrialSpec, derive_seed
+from clray.spec import Storing, TrialSpec, derive_seed
 from clray.store import Folder, trial_folder
-from clray.streams import cumulate
-from clray.streams.benchmark import BenchmarkConfig
-from clray.streams.transforms import Augment, Prepare
-from clray.task import Stream, Task
+from clray.task import Task
 
 Record = dict[str, Any]
 Report = Callable[[Record], bool]
-
-EVAL_BATCH = 512
-"""Examples per evaluation batch; it changes no result beyond rounding."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +166,8 @@ class _Progress:
         self.interrupted: Callable[[], bool] = never
         self.distributed = Distributed()
         self.leads = self.distributed.rank == 0
-        self.stream = self._build_stream()
+        self.stream = build_stream(spec, device)
+        self.grader = Grader(self.stream, spec.protocol.head, device)
         self.records: list[Record] = []
         self.initial: list[float | None] = []
         self.task = self.epoch = self.steps = 0
@@ -182,7 +175,7 @@ class _Progress:
         self.seconds = {"train": 0.0, "eval": 0.0, "store": 0.0}
         saved = self._saved()
         if saved is None:
-            self.learner = self._build_learner()
+            self.learner = build_learner(spec, self.stream, device)
             if self.leads:
                 folder.write_json("spec.json", spec.model_dump(mode="json"))
         else:
@@ -198,7 +191,7 @@ class _Progress:
             return self._end("stopped")
         if self.task == 0 and self.epoch == 0 and not self.initial:
             with self._timed("eval"):
-                self.initial = self._evaluate(seen=0)
+                self.initial = self.grader.accuracies(self.learner, seen=0)
         num_epochs = self.spec.protocol.epochs
         for index in range(self.task, len(self.stream.tasks)):
             task = self.stream.tasks[index].for_learning()
@@ -215,7 +208,7 @@ class _Progress:
             with self._timed("train"):
                 self.learner.end_task(task)
             with self._timed("eval"):
-                row = self._evaluate(seen=index + 1)
+                row = self.grader.accuracies(self.learner, seen=index + 1)
             if any(accuracy is not None and math.isnan(accuracy) for accuracy in row):
                 return self._diverge()
             record = self._record(row)
@@ -227,7 +220,7 @@ class _Progress:
         return self._end("completed")
 
     def _begin(self, task: Task) -> None:
-        self._set_rivals(task.index)
+        self.grader.set_rivals(self.learner, task.index)
         if self.spec.optimizer.reset:
             self.learner.optimizer.state.clear()
         self.learner.train_mode(True)
@@ -259,98 +252,6 @@ class _Progress:
             finite = math.isfinite(mean)
             self.losses.setdefault(name, []).append(mean if finite else None)
         return all(losses[-1] is not None for losses in self.losses.values())
-
-    @torch.no_grad()
-    def _evaluate(self, seen: int) -> list[float | None]:
-        """Accuracy on every task after ``seen`` of them; None where the scenario defines none,
-        NaN where the predictions are not numbers."""
-        learner, tasks = self.learner, self.stream.tasks
-        learner.train_mode(False)
-        shown = seen if self.stream.scenario == "class-incremental" else len(tasks)
-        rank, world = self.distributed.rank, self.distributed.world
-        counts = torch.zeros(shown, 2, dtype=torch.int64, device=self.device)
-        for index, task in enumerate(tasks[:shown]):
-            forbidden = self._forbidden(task, seen)
-            given = task.for_predicting() if self.stream.scenario == "task-incremental" else None
-            for x, y in task.eval.batches(EVAL_BATCH, rank=rank, world=world):
-                logits = learner.predict(x, given)
-                if forbidden is not None:
-                    logits = logits.masked_fill(forbidden, -torch.inf)
-                counts[index, 0] += (logits.argmax(1) == y).sum()
-                counts[index, 1] += logits.isnan().any(1).sum()
-        totals = self.distributed.sum(counts).tolist()
-        row: list[float | None] = [
-            math.nan if odd else right / len(task.eval)
-            for (right, odd), task in zip(totals, tasks[:shown], strict=True)
-        ]
-        return row + [None] * (len(tasks) - shown)
-
-    # Which output units compete.
-
-    def _forbidden(self, task: Task, seen: int) -> Tensor | None:
-        """bool [num_classes]: the units that an answer on ``task`` may not name."""
-        scenario = self.stream.scenario
-        if scenario == "task-incremental":
-            allowed = [task.classes]
-        elif scenario == "class-incremental" and self.spec.protocol.head == "growing":
-            allowed = [t.classes for t in self.stream.tasks[:seen]]
-        else:
-            return None
-        return ~self._units(allowed)
-
-    def _units(self, classes: list[tuple[int, ...]]) -> Tensor:
-        mask = torch.zeros(self.stream.num_classes, dtype=torch.bool, device=self.device)
-        mask[[unit for group in classes for unit in group]] = True
-        return mask
-
-    def _set_rivals(self, index: int) -> None:
-        learner, tasks = self.learner, self.stream.tasks
-        if self.stream.scenario == "task-incremental":
-            for task in tasks:
-                learner.rivals[list(task.classes)] = self._units([task.classes])
-        elif self.stream.scenario == "class-incremental" and self.spec.protocol.head == "growing":
-            learner.rivals[:] = self._units([t.classes for t in tasks[: index + 1]])
-        learner.all_rivals = bool(learner.rivals.all())
-
-    # What is built from the spec.
-
-    def _build_stream(self) -> Stream:
-        benchmark: BenchmarkConfig = registry.configure("benchmark", self.spec.benchmark)
-        fraction = self.spec.protocol.validation_fraction
-        stream = benchmark.build(self.spec.split, fraction, self.spec.seed, self.device)
-        learner = registry.find("method", self.spec.method.name).learner
-        return cumulate(stream) if learner.cumulative else stream
-
-    def _build_learner(self) -> Learner:
-        spec, stream = self.spec, self.stream
-        torch.manual_seed(derive_seed(spec.seed, "model"))
-        found = registry.find("model", spec.model.name)
-        model = registry.configure("model", spec.model).build(
-            found.variant, stream.image_shape, stream.num_classes
-        )
-        model = model.to(self.device)
-        if self.distributed.world > 1:
-            model = _synchronise_norms(model, self.device)
-        generator = torch.Generator().manual_seed(derive_seed(spec.seed, "learner"))
-        setup = Setup(
-            model=model,
-            optimizer=partial(build_optimizer, spec.optimizer),
-            clip_norm=spec.optimizer.clip_norm,
-            scenario=stream.scenario,
-            num_classes=stream.num_classes,
-            num_tasks=len(stream.tasks),
-            epochs=spec.protocol.epochs,
-            batch_size=spec.protocol.batch_size,
-            memory=spec.protocol.memory,
-            prepare=Prepare(stream.mean, stream.std),
-            augment=Augment(stream.augment, generator),
-            generator=generator,
-            distributed=self.distributed,
-            device=self.device,
-        )
-        torch.manual_seed(derive_seed(spec.seed, "training"))
-        method = registry.find("method", spec.method.name)
-        return method.learner(registry.configure("method", spec.method), setup)
 
     # What is stored.
 
@@ -462,26 +363,3 @@ class _Stopwatch:
 
     def __exit__(self, *exception: object) -> None:
         self.seconds[self.what] += self._now() - self.start
-
-
-def build_optimizer(spec: Optimizer, parameters: Any) -> torch.optim.Optimizer:
-    """The optimizer of the spec over the parameters that require gradients."""
-    trained = [p for p in parameters if p.requires_grad]
-    if spec.name == "sgd":
-        return torch.optim.SGD(
-            trained, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
-        )
-    kind = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
-    return kind(trained, lr=spec.lr, weight_decay=spec.weight_decay)
-
-
-def _synchronise_norms(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """Batch statistics over all workers' examples, which torch offers on GPUs only."""
-    batch_norm = torch.nn.modules.batchnorm._BatchNorm
-    if not any(isinstance(m, batch_norm) for m in model.modules()):
-        return model
-    if device.type == "cpu":
-        accepted = "1 on CPUs, for a model with batch normalisation: its statistics would differ"
-        raise BadSpec("resources.workers", Distributed().world, accepted)
-    synchronised: torch.nn.Module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    return synchronised

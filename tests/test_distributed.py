@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,13 +47,9 @@ def _worker(rank: int, root: str) -> None:
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     root = tmp_path_factory.mktemp("group")
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_worker, args=(rank, str(root))) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
+    command = [sys.executable, __file__, str(root)]
+    workers = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     return [torch.load(Path(root) / f"{rank}.pt") for rank in range(2)]
 
 
@@ -88,3 +85,7 @@ def test_a_process_alone_is_a_group_of_one() -> None:
     assert alone.sum(x) is x
     assert alone.gather(x) is x
     assert alone.broadcast("x") == "x"
+
+
+if __name__ == "__main__":
+    _worker(int(sys.argv[2]), sys.argv[1])

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from clray.__main__ import invoke
-from clray.spec import JobSpec, SearchSpace, parse
+from clray.parsing import parse
+from clray.spec import JobSpec, SearchSpace
 
 README = Path(__file__).parent.parent / "README.md"
 

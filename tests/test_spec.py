@@ -9,17 +9,8 @@ import pytest
 import yaml
 
 from clray.errors import BadInput, BadSpec
-from clray.spec import (
-    Dimension,
-    JobSpec,
-    SearchSpace,
-    TrialSpec,
-    derive_seed,
-    merge,
-    parse,
-    parse_overrides,
-    read_yaml,
-)
+from clray.parsing import merge, parse, parse_overrides, read_yaml
+from clray.spec import Dimension, JobSpec, SearchSpace, TrialSpec, derive_seed
 
 TRIAL = {"method": "ewc", "benchmark": "split-digits"}
 JOB: dict[str, Any] = {"name": "j", "benchmark": "split-digits", "methods": {"ewc": {}}}

@@ -16,8 +16,9 @@ import pytest
 
 from clray import protocols, sweep
 from clray.events import Event, TaskEnded, TrialEnded, TrialStarted, ignore
+from clray.parsing import parse
 from clray.ray_train import Slots
-from clray.spec import JobSpec, Resources, Storing, parse
+from clray.spec import JobSpec, Resources, Storing
 
 
 def plan(**search: Any) -> sweep.Plan:

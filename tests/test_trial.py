@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from clray import registry, trial
+from clray import assembly, registry, trial
 from clray.errors import BadInput
 from clray.learner import Learner
 from clray.methods.finetune import Finetune
@@ -198,16 +198,16 @@ def test_a_checkpoint_of_another_version_is_not_loaded(
     trial.run(spec(), folder, lambda record: False)
     assert folder.has("checkpoint")
     monkeypatch.setattr("clray.__version__", "0.0.0")
-    starts: list[int] = []
-    original = trial._Progress._build_learner
+    built: list[Learner] = []
+    original = assembly.build_learner
 
-    def build(self: trial._Progress) -> Learner:
-        starts.append(self.task)
-        return original(self)
+    def build(*arguments: Any) -> Learner:
+        built.append(original(*arguments))
+        return built[-1]
 
-    monkeypatch.setattr(trial._Progress, "_build_learner", build)
+    monkeypatch.setattr(trial, "build_learner", build)
     assert trial.run(spec(), folder).state == "completed"
-    assert starts == [0]
+    assert len(built) == 1
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,10 @@ def run(
     from clray.cli.task_progress import TaskProgress
     from clray.errors import RunFailed
     from clray.events import ignore
+    from clray.parsing import parse
     from clray.report.reading import Trial
     from clray.report.trial import trial_page
-    from clray.spec import Resources, Storing, TrialSpec, parse
+    from clray.spec import Resources, Storing, TrialSpec
     from clray.store import trial_folder
 
     resources = parse(Resources, overriding.pop("resources", {}), "resources")
@@ -85,7 +86,8 @@ def _overriding(
         BadSpec: overrides that are malformed or contradict the arguments.
     """
     from clray.errors import BadSpec
-    from clray.spec import Component, Resources, Storing, TrialSpec, merge, parse_overrides
+    from clray.parsing import merge, parse_overrides
+    from clray.spec import Component, Resources, Storing, TrialSpec
 
     given = parse_overrides(
         overrides, {**TrialSpec.model_fields, "resources": Resources, "store": Storing}

@@ -74,7 +74,8 @@ def load(job: str, overrides: list[str]) -> JobSpec:
         BadInput: there is no such job, or a field is not acceptable.
     """
     from clray import files
-    from clray.spec import JobSpec, merge, parse, parse_overrides
+    from clray.parsing import merge, parse, parse_overrides
+    from clray.spec import JobSpec
 
     spec = files.load_job(job)
     if not overrides:

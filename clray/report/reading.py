@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from clray.errors import BadData, BadSpec
-from clray.spec import JobSpec, parse
+from clray.parsing import parse
+from clray.spec import JobSpec
 from clray.store import Folder
 
 

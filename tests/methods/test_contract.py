@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -127,13 +128,9 @@ def test_is_documented(method: str) -> None:
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every method's trial on two workers, all in one group of processes."""
     root = tmp_path_factory.mktemp("two")
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_worker, args=(rank, str(root))) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
+    command = [sys.executable, __file__, str(root)]
+    workers = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
+    assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
     return root
 
 
@@ -160,3 +157,7 @@ def test_two_workers_equal_one(method: str, two_workers: Path, tmp_path: Path) -
 def _losses(folder: Path) -> list[list[float]]:
     lines = (folder / "records.jsonl").read_text().splitlines()
     return [json.loads(line)["losses"]["loss"] for line in lines]
+
+
+if __name__ == "__main__":
+    _worker(int(sys.argv[2]), sys.argv[1])

@@ -21,8 +21,9 @@ import ray
 
 from clray import protocols, sweep
 from clray.events import Event, SlotsReady, TrialEnded, TrialStarted, ignore
+from clray.parsing import parse
 from clray.ray_train import Slots
-from clray.spec import JobSpec, Resources, Storing, parse
+from clray.spec import JobSpec, Resources, Storing
 from clray.store import trial_folder
 
 EMPTY = 100

@@ -1,0 +1,89 @@
+"""What a trial is made of, built from its spec: the stream, and the learner with its network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+from torch import nn
+
+from clray import registry
+from clray.distributed import Distributed
+from clray.errors import BadSpec
+from clray.learner import Learner, Setup
+from clray.spec import Optimizer, TrialSpec, derive_seed
+from clray.streams import cumulate
+from clray.streams.benchmark import BenchmarkConfig
+from clray.streams.transforms import Augment, Prepare
+from clray.task import Stream
+
+
+def build_stream(spec: TrialSpec, device: torch.device) -> Stream:
+    """The stream that the spec's method learns, on the device.
+
+    Raises:
+        BadInput: data that are missing, damaged or do not fit the benchmark's knobs.
+    """
+    benchmark: BenchmarkConfig = registry.configure("benchmark", spec.benchmark)
+    fraction = spec.protocol.validation_fraction
+    stream = benchmark.build(spec.split, fraction, spec.seed, device)
+    learner = registry.find("method", spec.method.name).learner
+    return cumulate(stream) if learner.cumulative else stream
+
+
+def build_learner(spec: TrialSpec, stream: Stream, device: torch.device) -> Learner:
+    """The learner, which has seen nothing yet; the same on every worker."""
+    torch.manual_seed(derive_seed(spec.seed, "model"))
+    found = registry.find("model", spec.model.name)
+    config = registry.configure("model", spec.model)
+    model = config.build(found.variant, stream.image_shape, stream.num_classes).to(device)
+    if Distributed().world > 1:
+        model = _synchronise_norms(model, device)
+    generator = torch.Generator().manual_seed(derive_seed(spec.seed, "learner"))
+    setup = Setup(
+        model=model,
+        optimizer=partial(build_optimizer, spec.optimizer),
+        clip_norm=spec.optimizer.clip_norm,
+        scenario=stream.scenario,
+        num_classes=stream.num_classes,
+        num_tasks=len(stream.tasks),
+        epochs=spec.protocol.epochs,
+        batch_size=spec.protocol.batch_size,
+        memory=spec.protocol.memory,
+        prepare=Prepare(stream.mean, stream.std),
+        augment=Augment(stream.augment, generator),
+        generator=generator,
+        distributed=Distributed(),
+        device=device,
+    )
+    torch.manual_seed(derive_seed(spec.seed, "training"))
+    method = registry.find("method", spec.method.name)
+    return method.learner(registry.configure("method", spec.method), setup)
+
+
+def build_optimizer(spec: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of the spec over the parameters that require gradients."""
+    trained = [p for p in parameters if p.requires_grad]
+    if spec.name == "sgd":
+        return torch.optim.SGD(
+            trained, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
+        )
+    kind = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
+    return kind(trained, lr=spec.lr, weight_decay=spec.weight_decay)
+
+
+def _synchronise_norms(model: nn.Module, device: torch.device) -> nn.Module:
+    """Batch statistics over all workers' examples, which torch offers on GPUs only.
+
+    Raises:
+        BadSpec: on CPUs, for a model with batch normalisation.
+    """
+    batch_norm = nn.modules.batchnorm._BatchNorm
+    if not any(isinstance(m, batch_norm) for m in model.modules()):
+        return model
+    if device.type == "cpu":
+        accepted = "1 on CPUs, for a model with batch normalisation: its statistics would differ"
+        raise BadSpec("resources.workers", Distributed().world, accepted)
+    synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return synchronised
