@@ -206,8 +206,11 @@ def _stored(plan: Plan, results: str, key: str) -> Result | None:
     outcome = trial.stored(trial_folder(results, key))
     if outcome is None or outcome.state == "stopped":
         return None
-    value = outcome.metrics.get(plan.search.objective)
-    return Result(outcome.state, value if outcome.state == "completed" else None)
+    name = plan.search.objective
+    measured = [r["metrics"][name] for r in outcome.records if r.get("metrics")]
+    trace = tuple(value for value in measured if value is not None)
+    value = outcome.metrics.get(name) if outcome.state == "completed" else None
+    return Result(outcome.state, value, trace)
 
 
 def _tune(

@@ -72,15 +72,22 @@ def test_the_same_trial_twice_is_run_once(slots: Slots, results: str) -> None:
 
 
 def worker_pids() -> set[int]:
-    """Workers of Ray Train, which name themselves so."""
+    """Workers of Ray Train, which are named after themselves or what they were last asked to do."""
     found = set()
     for process in psutil.Process().children(recursive=True):
-        if "RayTrainWorker" in " ".join(process.cmdline()):
+        title = " ".join(process.cmdline())
+        if "RayTrainWorker" in title or "ray::execute" in title:
             found.add(process.pid)
     return found
 
 
+def all_ready(slots: Slots) -> None:
+    while ray.get(slots.dispatcher.num_ready.remote()) < slots.count:
+        time.sleep(0.05)
+
+
 def test_a_killed_worker_goes_on_where_it_was(slots: Slots, results: str, tmp_path: Path) -> None:
+    all_ready(slots)
     one = spec(20, epochs=300)
     folder = trial_folder(results, one.key)
     killed: list[int] = []
