@@ -6,11 +6,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import ray
 
@@ -71,22 +70,14 @@ def test_the_same_trial_twice_is_run_once(slots: Slots, results: str) -> None:
     assert ends[0] == ends[1]
 
 
-def worker_pids() -> set[int]:
-    """Workers of Ray Train, which are named after themselves or what they were last asked to do."""
-    found = set()
-    for process in psutil.Process().children(recursive=True):
-        title = " ".join(process.cmdline())
-        if "RayTrainWorker" in title or "ray::execute" in title:
-            found.add(process.pid)
-    return found
-
-
 def all_ready(slots: Slots) -> None:
     while ray.get(slots.dispatcher.num_ready.remote()) < slots.count:
         time.sleep(0.05)
 
 
-def test_a_killed_worker_goes_on_where_it_was(slots: Slots, results: str, tmp_path: Path) -> None:
+def test_a_killed_worker_goes_on_where_it_was(
+    slots: Slots, results: str, tmp_path: Path, titles: Callable[[], dict[int, str]]
+) -> None:
     all_ready(slots)
     one = spec(20, epochs=300)
     folder = trial_folder(results, one.key)
@@ -96,9 +87,11 @@ def test_a_killed_worker_goes_on_where_it_was(slots: Slots, results: str, tmp_pa
         while not folder.has("checkpoint"):
             time.sleep(0.01)
         time.sleep(0.2)
-        for pid in worker_pids():
-            os.kill(pid, signal.SIGKILL)
-            killed.append(pid)
+        for pid, title in titles().items():
+            # Workers are named after themselves, or after what they were last asked to do.
+            if "RayTrainWorker" in title or "ray::execute" in title:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
 
     killer = threading.Thread(target=kill)
     killer.start()
