@@ -224,8 +224,8 @@ def _test(
             runs.append((label, number, candidate.spec.model_copy(update=update)))
     outcomes: dict[int, trial.Outcome] = {}
     for index, (label, number, spec) in enumerate(runs):
-        outcome = trial.stored(trial_folder(results, spec.key))
-        if outcome is not None and outcome.state != "stopped":
+        outcome = trial.ended(trial_folder(results, spec.key))
+        if outcome is not None:
             outcomes[index] = outcome
             watch(TrialEnded(label, "test", number, outcome.state, None, stored=True))
     missing = [index for index in range(len(runs)) if index not in outcomes]
@@ -258,7 +258,7 @@ def _run_missing(
             raise ended["bad_input"]
         failed = trial.Outcome(ended["state"], error=ended.get("error"))
         is_failed = ended["state"] == "failed"
-        outcome = None if is_failed else trial.stored(trial_folder(results, spec.key))
+        outcome = None if is_failed else trial.ended(trial_folder(results, spec.key))
         outcomes[missing[place]] = outcome or failed
         error = ended.get("error")
         watch(TrialEnded(label, "test", number, ended["state"], None, error=error))
@@ -326,7 +326,7 @@ def _train_seconds(results: str, keys: list[str]) -> float | None:
     """Mean seconds of training over the final runs, over all of their starts."""
     seconds = []
     for key in keys:
-        outcome = trial.stored(trial_folder(results, key))
+        outcome = trial.ended(trial_folder(results, key))
         if outcome is not None and "train" in outcome.seconds:
             seconds.append(outcome.seconds["train"])
     return sum(seconds) / len(seconds) if seconds else None

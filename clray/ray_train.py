@@ -99,13 +99,13 @@ class Slots:
                 _remove(self.temp)
 
     def _start_ray(self, local: bool) -> None:
-        if not local:
-            ray.init(log_to_driver=False, logging_level="ERROR")
-            return
         _remove_abandoned()
         # Short, since it holds sockets, whose paths may have 107 characters; with our process
         # number, so that what a killed clray left behind is known as such.
         self.temp = Path(tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}-"))
+        if not local:
+            ray.init(log_to_driver=False, logging_level="ERROR")
+            return
         ray.init(
             address="local",
             num_cpus=num_cpus(),
@@ -120,9 +120,8 @@ class Slots:
         ten seconds, and the first trials need not wait for all of them."""
         actor = ray.remote(num_cpus=0, max_concurrency=10_000)(Dispatcher)
         self.dispatcher = actor.remote(self.count)
-        storage = str(self.temp / "train") if self.temp else tempfile.mkdtemp(prefix="clray-")
         for slot in range(self.count):
-            thread = threading.Thread(target=self._fit, args=(slot, storage), daemon=True)
+            thread = threading.Thread(target=self._fit, args=(slot,), daemon=True)
             thread.start()
             self.threads.append(thread)
             if slot == 0:
@@ -130,7 +129,7 @@ class Slots:
                 if failure is not None:
                     raise RunFailed(f"no slot could be started: {failure}")
 
-    def _fit(self, slot: int, storage: str) -> None:
+    def _fit(self, slot: int) -> None:
         per_worker = {"CPU": self.resources.cpus_per_worker}
         if self.resources.gpus_per_worker:
             per_worker["GPU"] = self.resources.gpus_per_worker
@@ -151,7 +150,7 @@ class Slots:
             ),
             run_config=ray.train.RunConfig(
                 name=f"slot-{slot}",
-                storage_path=storage,
+                storage_path=str(self.temp),
                 failure_config=ray.train.FailureConfig(max_failures=-1),
             ),
         )
@@ -263,9 +262,9 @@ def run_trial(
         RunFailed: the slot could not be started.
     """
     folder = trial_folder(results, spec.key)
-    known = trial.stored(folder)
+    known = trial.ended(folder)
     label = spec.method.name
-    if known is not None and known.state != "stopped":
+    if known is not None:
         for record in known.records:
             trial.watching(spec, watch)(record)
         watch(TrialEnded(label, "test", 0, known.state, None, stored=True))
@@ -282,7 +281,7 @@ def run_trial(
     if "bad_input" in ended:
         raise ended["bad_input"]
     watch(TrialEnded(label, "test", 0, ended["state"], None, error=ended["error"]))
-    outcome = trial.stored(folder) or trial.Outcome(ended["state"], error=ended["error"])
+    outcome = trial.ended(folder) or trial.Outcome(ended["state"], error=ended["error"])
     return trial.summary(spec, folder, outcome, stored=False)
 
 

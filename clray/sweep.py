@@ -203,8 +203,8 @@ def _replay(
 
 def _stored(plan: Plan, results: str, key: str) -> Result | None:
     """The result of a trial that has ended for good."""
-    outcome = trial.stored(trial_folder(results, key))
-    if outcome is None or outcome.state == "stopped":
+    outcome = trial.ended(trial_folder(results, key))
+    if outcome is None:
         return None
     name = plan.search.objective
     measured = [r["metrics"][name] for r in outcome.records if r.get("metrics")]
@@ -277,11 +277,15 @@ def _scheduler(spec: Scheduler | None, plan: Plan, objective: str) -> Any:
     if spec is None:
         return None
     grace = max(1, math.ceil(spec.grace * plan.num_tasks))
+    last = plan.num_tasks - 1  # who has learned the whole stream is not stopped any more
+    if grace > last:
+        return None
     return ASHAScheduler(
         time_attr="task",
         metric=objective,
         mode="max",
-        max_t=plan.num_tasks + 1,  # the end is a report of its own
+        max_t=last,
+        stop_last_trials=False,
         grace_period=grace,
         reduction_factor=spec.reduction_factor,
     )

@@ -61,11 +61,15 @@ def never() -> bool:
     return False
 
 
-def stored(folder: Folder) -> Outcome | None:
-    """What a trial left that has ended for good or was stopped; None if it must still run."""
-    if not folder.has("result.json"):
+def ended(folder: Folder) -> Outcome | None:
+    """What a trial left that has ended for good; None if it must still run, or go on.
+
+    Raises:
+        BadData: a file of it is damaged.
+    """
+    result = folder.read_json("result.json") if folder.has("result.json") else None
+    if result is None or result["state"] == "stopped":
         return None
-    result = folder.read_json("result.json")
     timing = folder.read_json("timing.json") if folder.has("timing.json") else {}
     records = folder.read_lines("records.jsonl") if folder.has("records.jsonl") else []
     return Outcome(result["state"], records, result["metrics"], timing)
@@ -98,8 +102,8 @@ def run(
     distributed = Distributed()
     outcome = distributed.broadcast(_known(folder, report) if distributed.rank == 0 else None)
     if outcome is not None:
-        ended: Outcome = outcome
-        return ended
+        known: Outcome = outcome
+        return known
     progress = _Progress(spec, folder, storing or Storing(), device or torch.device("cpu"))
     progress.interrupted = interrupted
     return progress.go(report)
@@ -109,7 +113,7 @@ def run_here(spec: TrialSpec, results: str, storing: Storing, watch: Watch) -> d
     """Run a completed spec in this process, without Ray; what it did, as a plain mapping."""
     torch.set_num_threads(1)
     folder = trial_folder(results, spec.key)
-    was_stored = _ended(folder)
+    was_stored = ended(folder) is not None
     watch(TrialStarted(spec.method.name, "test", 0))
     outcome = run(spec, folder, watching(spec, watch), storing)
     watch(TrialEnded(spec.method.name, "test", 0, outcome.state, None, was_stored))
@@ -141,17 +145,10 @@ def summary(spec: TrialSpec, folder: Folder, outcome: Outcome, stored: bool) -> 
     }
 
 
-def _ended(folder: Folder) -> bool:
-    known = stored(folder)
-    return known is not None and known.state != "stopped"
-
-
 def _known(folder: Folder, report: Report) -> Outcome | None:
     """The stored outcome of a trial that has ended, its records reported once more."""
-    outcome = stored(folder)
-    if outcome is None or outcome.state == "stopped":
-        return None
-    for record in outcome.records:
+    outcome = ended(folder)
+    for record in outcome.records if outcome else ():
         report(record)
     return outcome
 

@@ -114,7 +114,7 @@ def test_divergence_and_exceptions_end_the_trial_and_not_the_slot(
     assert ends[1]["state"] == "failed"
     assert ends[1]["bad_input"]
     assert ends[2]["state"] == "completed"
-    stored = trial.stored(trial_folder(results, diverging.key))
+    stored = trial.ended(trial_folder(results, diverging.key))
     assert stored is not None
     assert stored.state == "diverged"
     assert "diverged" in stored.records[-1]

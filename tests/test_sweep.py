@@ -89,6 +89,7 @@ def test_a_scheduler_stops_trials_that_are_then_never_chosen(slots: Slots, resul
     assert set(states) == {"completed", "stopped"}
     stopped = [candidate for candidate in found if candidate.result.state == "stopped"]
     assert all(candidate.result.value is None for candidate in stopped)
+    assert all(len(candidate.result.trace) < 3 for candidate in stopped)  # none that had finished
     best = protocols._choose(found)
     assert best is not None
     assert best.result.state == "completed"

@@ -59,8 +59,7 @@ def run(
     spec = registry.complete(parse(TrialSpec, overriding, "trial"))
     num_tasks = registry.configure("benchmark", spec.benchmark).check()
     console = out()
-    known = trial.stored(trial_folder(results, spec.key))
-    if known is not None and known.state != "stopped":  # needs neither Ray nor a progress line
+    if trial.ended(trial_folder(results, spec.key)):  # needs neither Ray nor a progress line
         summary = trial.run_here(spec, results, storing, ignore)
     else:
         name = f"{spec.method.name} on {spec.benchmark.name}"
