@@ -8,9 +8,8 @@ from pydantic import Field
 
 from clray.spec import derive_seed
 from clray.streams.draws import deal
-from clray.streams.examples import TensorExamples
-from clray.streams.scenarios import Draw, InMemory
-from clray.task import Task
+from clray.streams.layout import Draw, Layout, TaskRows
+from clray.streams.scenarios import InMemory
 
 DataIncremental = Annotated[
     Literal["data-incremental"],
@@ -21,8 +20,8 @@ DataIncremental = Annotated[
 class Chunks(InMemory):
     """The training set dealt out at random into tasks of equal size, stratified by class.
 
-    Every task has all classes and is graded on the same examples: all that are held out, or the
-    whole test set. The cut is drawn from the trial's seed, after validation was set aside.
+    Every task has all classes and is graded on the same examples: what each task holds out, taken
+    together, or the whole test set. The cut is drawn from the trial's seed.
     """
 
     scenario: DataIncremental = "data-incremental"
@@ -30,21 +29,18 @@ class Chunks(InMemory):
     def _check_tasks(self, num_classes: int | None) -> None:
         self._order(0)
 
-    def _tasks(self, draw: Draw) -> tuple[list[Task], int]:
-        classes = range(draw.dataset.num_classes)
-        rows, graded_rows = draw.rows("all tasks", classes)
+    def layout(self, draw: Draw) -> Layout:
+        """See ``InMemory.layout``."""
+        classes = range(draw.num_classes)
+        rows = draw.training_rows("all tasks", classes)
         seed = derive_seed(draw.seed, "chunks")
-        parts = deal(draw.dataset.train_y, rows, self.num_tasks, seed, "benchmark.dataset")
-        train, graded = draw.tensors()
-        eval_examples = TensorExamples(*graded, graded_rows.to(draw.device))
-        tasks = [
-            Task(
-                index=index,
-                name=f"chunk-{position}",
-                classes=tuple(classes),
-                train=TensorExamples(*train, parts[position].to(draw.device)),
-                eval=eval_examples,
-            )
-            for index, position in enumerate(self._order(draw.seed))
-        ]
-        return tasks, len(classes)
+        parts = deal(draw.train_y, rows, self.num_tasks, seed, "benchmark.dataset")
+        test = draw.test_rows("all tasks", classes)
+        order = self._order(draw.seed)
+        tasks = []
+        for index, position in enumerate(order):
+            name = f"chunk-{position}"
+            train, validation = draw.hold_out(name, parts[position])
+            own = test[index :: len(order)]
+            tasks.append(TaskRows(name, tuple(classes), train, validation, own))
+        return Layout(tuple(tasks), len(classes), graded_together=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,10 +12,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from clray.errors import BadSpec
 from clray.streams.draws import arrange
-from clray.streams.examples import TensorExamples, Transform
-from clray.streams.scenarios import Draw, InMemory, WideScenario
+from clray.streams.examples import Transform
+from clray.streams.layout import Draw, Layout
+from clray.streams.scenarios import InMemory, WideScenario
 from clray.streams.transforms import PixelPermutations, Rotations, permutation_tables
-from clray.task import Task
 
 ANGLE_STEP = 0.01
 """Degrees; random angles are drawn from this grid without repeating any."""
@@ -36,34 +37,25 @@ class _Domains(InMemory):
         self._order(0)
         self._names()
 
-    def _tasks(self, draw: Draw) -> tuple[list[Task], int]:
+    def layout(self, draw: Draw) -> Layout:
+        """See ``InMemory.layout``."""
         order = self._order(draw.seed)
         defined = sorted(order)
-        count = draw.dataset.num_classes
-        shared = self.scenario == "domain-incremental"
+        count = draw.num_classes
+        stride = 0 if self.scenario == "domain-incremental" else count
         names = self._names()
-        rows, graded_rows = (r.to(draw.device) for r in draw.rows("all tasks", range(count)))
-        train, graded = draw.tensors()
-        transform = self._transform(defined, draw.dataset.image_shape, draw.device)
         tasks = []
-        for index, position in enumerate(order):
+        for position in order:
             domain = defined.index(position)
-            first = 0 if shared else domain * count
-            stride = 0 if shared else count
-            guise: dict[str, Any] = {
-                "domain": domain,
-                "transform": transform,
-                "label_stride": stride,
-            }
-            task = Task(
-                index=index,
-                name=names[position],
-                classes=tuple(range(first, first + count)),
-                train=TensorExamples(*train, rows, **guise),
-                eval=TensorExamples(*graded, graded_rows, **guise),
-            )
+            units = range(domain * stride, domain * stride + count)
+            task = draw.task(names[position], range(count), units, "all tasks", domain)
             tasks.append(task)
-        return tasks, count if shared else count * len(order)
+        return Layout(
+            tuple(tasks),
+            num_classes=stride * len(order) or count,
+            label_stride=stride,
+            transform=partial(self._transform, defined),
+        )
 
     @abstractmethod
     def _names(self) -> list[str]:

@@ -12,20 +12,19 @@ the training set at random.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from clray.errors import BadData, BadSpec
-from clray.spec import derive_seed
+from clray.errors import BadSpec
 from clray.streams import sources
 from clray.streams.benchmark import BenchmarkConfig
 from clray.streams.dataset import Dataset, Source
-from clray.streams.draws import Order, arrange, hold_out, keep, rows_of
+from clray.streams.draws import Order, arrange
+from clray.streams.examples import TensorExamples
+from clray.streams.layout import Draw, Layout
 from clray.task import Stream, Task
 
 # Fields whose defaults benchmarks set: bounds and description stand here, once.
@@ -60,10 +59,6 @@ WideScenario = Annotated[
     Literal["class-incremental", "task-incremental", "domain-incremental"],
     Field(description="What changes from task to task, and what is known at test time."),
 ]
-
-
-Labelled = tuple[Tensor, Tensor]
-"""uint8 [N, C, H, W] and int64 [N]."""
 
 
 class InMemory(BenchmarkConfig):
@@ -110,12 +105,13 @@ class InMemory(BenchmarkConfig):
         self.check()
         dataset = sources.load(self._source)
         self._check_mean(dataset.image_shape[0])
-        draw = Draw(dataset, split, validation_fraction, self.train_fraction, seed, device)
-        tasks, num_classes = self._tasks(draw)
+        held_out = validation_fraction if split == "validation" else None
+        labels = (dataset.train_y, dataset.test_y, dataset.num_classes)
+        layout = self.layout(Draw(*labels, self.train_fraction, held_out, seed))
         return Stream(
-            tasks=tuple(tasks),
+            tasks=_tasks(layout, dataset, split, device),
             scenario=self.scenario,
-            num_classes=num_classes,
+            num_classes=layout.num_classes,
             image_shape=dataset.image_shape,
             mean=self.mean,
             std=self.std,
@@ -123,12 +119,16 @@ class InMemory(BenchmarkConfig):
         )
 
     @abstractmethod
-    def _check_tasks(self, num_classes: int | None) -> None:
-        """Refuse knobs that contradict one another, or the number of classes if it is known."""
+    def layout(self, draw: Draw) -> Layout:
+        """The tasks in the order of learning, as rows of the dataset.
+
+        Raises:
+            BadInput: labels that do not fit the knobs.
+        """
 
     @abstractmethod
-    def _tasks(self, draw: Draw) -> tuple[list[Task], int]:
-        """The tasks in the order of learning, and the number of output units."""
+    def _check_tasks(self, num_classes: int | None) -> None:
+        """Refuse knobs that contradict one another, or the number of classes if it is known."""
 
     def _order(self, seed: int) -> list[int]:
         """Which task, as defined, stands at each position."""
@@ -146,64 +146,38 @@ class InMemory(BenchmarkConfig):
         )
 
 
-@dataclass(frozen=True)
-class Draw:
-    """The dataset of one trial, and which of its rows are learned from and graded on.
+def _tasks(
+    layout: Layout, dataset: Dataset, split: Literal["validation", "test"], device: torch.device
+) -> tuple[Task, ...]:
+    """The tasks of a layout; with the validation split, nothing in them holds a test image."""
+    shown = None
+    if layout.transform is not None:
+        shown = layout.transform(dataset.image_shape, device)
 
-    With the validation split, nothing that it hands out holds a test image.
+    def examples(x: Tensor, y: Tensor, rows: Tensor, domain: int) -> TensorExamples:
+        return TensorExamples(
+            x,
+            y,
+            rows.to(device),
+            domain=domain,
+            transform=shown,
+            label_stride=layout.label_stride,
+        )
 
-    Attributes:
-        dataset: all of it.
-        split, validation_fraction, seed, device: as in ``BenchmarkConfig.build``.
-        train_fraction: share of the training examples that is used.
-    """
+    def on_device(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        labels = y if layout.units is None else layout.units[y]
+        return x.to(device), labels.to(device)
 
-    dataset: Dataset
-    split: Literal["validation", "test"]
-    validation_fraction: float
-    train_fraction: float
-    seed: int
-    device: torch.device
-
-    def rows(self, name: str, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Rows to learn from and rows to be graded on, int64 and sorted.
-
-        Args:
-            name: of the task: the same name and seed give the same rows, wherever it stands.
-            classes: of the dataset.
-
-        Raises:
-            BadData: a class has no training examples, or fewer than 2 where one must be held out,
-                or the task has no test examples.
-        """
-        labels = self.dataset.train_y
-        rows = rows_of(labels, classes)
-        missing = set(classes) - set(labels[rows].tolist())
-        if missing:
-            where = f"benchmark.dataset: training examples of class {min(missing)}"
-            raise BadData(where, 0, "1 or more")
-        rows = keep(labels, rows, self.train_fraction, derive_seed(self.seed, "train", name))
-        if self.split == "validation":
-            seed = derive_seed(self.seed, "validation", name)
-            where = f"benchmark.dataset, task {name!r}"
-            return hold_out(labels, rows, self.validation_fraction, seed, where)
-        graded = rows_of(self.dataset.test_y, classes)
-        if len(graded) == 0:
-            raise BadData(f"benchmark.dataset: test examples of task {name!r}", 0, "1 or more")
-        return rows, graded
-
-    def tensors(self, units: Tensor | None = None) -> tuple[Labelled, Labelled]:
-        """Images and labels on the device: what training rows point into, and graded rows.
-
-        Args:
-            units: int64 [classes of the dataset], the output unit of each; None: their numbers.
-        """
-        dataset = self.dataset
-        train = self._on_device(dataset.train_x, dataset.train_y, units)
-        if self.split == "validation":
-            return train, train
-        return train, self._on_device(dataset.test_x, dataset.test_y, units)
-
-    def _on_device(self, x: Tensor, y: Tensor, units: Tensor | None) -> Labelled:
-        labels = y if units is None else units[y]
-        return x.to(self.device), labels.to(self.device)
+    train = on_device(dataset.train_x, dataset.train_y)
+    graded = train if split == "validation" else on_device(dataset.test_x, dataset.test_y)
+    graded_rows = [getattr(task, split) for task in layout.tasks]
+    if layout.graded_together:
+        together = examples(*graded, torch.cat(graded_rows).sort().values, 0)
+        evals = [together] * len(layout.tasks)
+    else:
+        pairs = zip(layout.tasks, graded_rows, strict=True)
+        evals = [examples(*graded, rows, task.domain) for task, rows in pairs]
+    return tuple(
+        Task(index, task.name, task.classes, examples(*train, task.train, task.domain), own)
+        for index, (task, own) in enumerate(zip(layout.tasks, evals, strict=True))
+    )

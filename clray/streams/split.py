@@ -12,10 +12,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from clray.errors import BadSpec
 from clray.streams.draws import Order, arrange
-from clray.streams.examples import TensorExamples
-from clray.streams.scenarios import Draw, InMemory, WideScenario
+from clray.streams.layout import Draw, Layout
+from clray.streams.scenarios import InMemory, WideScenario
 from clray.streams.superclasses import CIFAR100
-from clray.task import Task
 
 
 def _superclasses(value: Any) -> Any:
@@ -98,28 +97,20 @@ class Split(InMemory):
         if num_classes is not None or isinstance(self.class_order, tuple):
             self._parts(num_classes, 0)
 
-    def _tasks(self, draw: Draw) -> tuple[list[Task], int]:
-        parts = self._parts(draw.dataset.num_classes, draw.seed)
+    def layout(self, draw: Draw) -> Layout:
+        """See ``InMemory.layout``."""
+        parts = self._parts(draw.num_classes, draw.seed)
         order = self._order(draw.seed)
-        units = torch.full((draw.dataset.num_classes,), -1)
+        units = torch.full((draw.num_classes,), -1)
         numbers: dict[int | str, int] = {}
         for position in sorted(order):
             for cls, label in zip(parts[position].classes, parts[position].labels, strict=True):
                 units[cls] = numbers.setdefault(label, len(numbers))
-        train, graded = draw.tensors(units)
-        tasks = []
-        for index, position in enumerate(order):
-            part = parts[position]
-            rows, graded_rows = (r.to(draw.device) for r in draw.rows(part.name, part.classes))
-            task = Task(
-                index=index,
-                name=part.name,
-                classes=tuple(sorted({int(units[cls]) for cls in part.classes})),
-                train=TensorExamples(*train, rows),
-                eval=TensorExamples(*graded, graded_rows),
-            )
-            tasks.append(task)
-        return tasks, len(numbers)
+        tasks = [
+            draw.task(part.name, part.classes, sorted(set(units[list(part.classes)].tolist())))
+            for part in (parts[position] for position in order)
+        ]
+        return Layout(tuple(tasks), len(numbers), units)
 
     @property
     def _grouped(self) -> bool:
