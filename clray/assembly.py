@@ -12,14 +12,14 @@ from clray import registry
 from clray.distributed import Distributed
 from clray.errors import BadSpec
 from clray.learner import Learner, Setup
-from clray.spec import Optimizer, TrialSpec, derive_seed
+from clray.spec import Optimizer, Resources, TrialSpec, derive_seed
 from clray.streams import cumulate
 from clray.streams.benchmark import BenchmarkConfig
 from clray.streams.transforms import Augment, Prepare
 from clray.task import Stream
 
 
-def build_stream(spec: TrialSpec, device: torch.device) -> Stream:
+def build_stream(spec: TrialSpec, device: torch.device, resources: Resources) -> Stream:
     """The stream that the spec's method learns, on the device.
 
     Raises:
@@ -27,7 +27,7 @@ def build_stream(spec: TrialSpec, device: torch.device) -> Stream:
     """
     benchmark: BenchmarkConfig = registry.configure("benchmark", spec.benchmark)
     fraction = spec.protocol.validation_fraction
-    stream = benchmark.build(spec.split, fraction, spec.seed, device)
+    stream = benchmark.build(spec.split, fraction, spec.seed, device, resources)
     learner = registry.find("method", spec.method.name).learner
     return cumulate(stream) if learner.cumulative else stream
 

@@ -9,10 +9,6 @@ its stored checkpoint: whoever waits for the trial notices nothing.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import signal
-import tempfile
 import threading
 import time
 import traceback
@@ -21,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from clray import trial
+from clray import ray_session, trial
 from clray.dispatcher import Dispatcher
 from clray.distributed import Distributed
 from clray.errors import BadInput, BadResources, RunFailed
@@ -29,23 +25,10 @@ from clray.events import SlotsReady, SlotsStarting, TrialEnded, TrialStarted, Wa
 from clray.spec import Resources, Storing, TrialSpec
 from clray.store import trial_folder
 
-# Ray reads these when it is imported or started. What a person has set stays.
-for _name, _value in {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone without GPUs
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # methods of yours are found from where you stand
-    "RAY_DATA_USE_DATASOURCE_V2": "0",  # starts 32 actors a read
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # 2 s would delay each start and restart
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}.items():
-    os.environ.setdefault(_name, _value)
-
-import ray  # noqa: E402
-import ray.train  # noqa: E402
-import ray.train.torch  # noqa: E402
-
-_TEMP_PREFIX = "clray-ray-"
+# isort: split
+import ray  # after ray_session has set what it reads
+import ray.train
+import ray.train.torch
 
 
 class Slots:
@@ -68,13 +51,12 @@ class Slots:
         self.temp: Path | None = None
 
     def __enter__(self) -> Self:
-        local = "RAY_ADDRESS" not in os.environ
-        if local:
+        if ray_session.is_own():
             check_here(self.resources)
         self.watch(SlotsStarting(self.resources.slots))
         start = time.monotonic()
         try:
-            self._start_ray(local)
+            self.temp = ray_session.start()
             self.count = _how_many(self.resources, ray.cluster_resources())
             if self.count < self.resources.slots:
                 text = f"{self.count} of {self.resources.slots} slots fit; proposals stay the same"
@@ -88,32 +70,13 @@ class Slots:
 
     def __exit__(self, *exception: object) -> None:
         # A second Ctrl-C while cleaning up would leave processes behind.
-        with _uninterrupted():
-            if ray.is_initialized():
-                if self.threads:
-                    self.dispatcher.close.remote()
-                    for thread in self.threads:  # one that outlives Ray would abort the process
-                        thread.join(timeout=60)
-                ray.shutdown()
+        with ray_session.uninterrupted():
+            if ray.is_initialized() and self.threads:
+                self.dispatcher.close.remote()
+                for thread in self.threads:  # one that outlives Ray would abort the process
+                    thread.join(timeout=60)
             if self.temp is not None:
-                _remove(self.temp)
-
-    def _start_ray(self, local: bool) -> None:
-        _remove_abandoned()
-        # Short, since it holds sockets, whose paths may have 107 characters; with our process
-        # number, so that what a killed clray left behind is known as such.
-        self.temp = Path(tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}-"))
-        if not local:
-            ray.init(log_to_driver=False, logging_level="ERROR")
-            return
-        ray.init(
-            address="local",
-            num_cpus=num_cpus(),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _temp_dir=str(self.temp),
-        )
+                ray_session.stop(self.temp)
 
     def _start_slots(self) -> None:
         """Start the first slot, and the others once it is ready: each start keeps a CPU busy for
@@ -140,6 +103,7 @@ class Slots:
                 "dispatcher": self.dispatcher,
                 "results": self.results,
                 "storing": self.storing.model_dump(),
+                "resources": self.resources.model_dump(),
                 "threads": max(1, int(self.resources.cpus_per_worker)),
                 "gpu_share": self.resources.gpus_per_worker,
             },
@@ -206,6 +170,7 @@ def work(config: dict[str, Any]) -> None:
     slot, dispatcher, count = config["slot"], config["dispatcher"], 0
     group = Distributed().broadcast(uuid.uuid4().hex)
     storing = Storing(**config["storing"])
+    resources = Resources(**config["resources"])
     closed = threading.Event()
 
     def watch_for_close() -> None:
@@ -228,7 +193,7 @@ def work(config: dict[str, Any]) -> None:
         folder = trial_folder(config["results"], spec.key)
         failed: Exception | None = None
         try:
-            outcome = trial.run(spec, folder, report, storing, device, closed.is_set)
+            outcome = trial.run(spec, folder, report, storing, device, closed.is_set, resources)
             ended: dict[str, Any] = {
                 "state": outcome.state,
                 "metrics": outcome.metrics,
@@ -285,11 +250,6 @@ def run_trial(
     return trial.summary(spec, folder, outcome, stored=False)
 
 
-def num_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check_here(resources: Resources) -> None:
     """Refuse what this machine cannot give to even one slot.
 
@@ -298,7 +258,7 @@ def check_here(resources: Resources) -> None:
     """
     import torch
 
-    have = {"CPU": float(num_cpus()), "GPU": float(torch.cuda.device_count())}
+    have = {"CPU": float(ray_session.num_cpus()), "GPU": float(torch.cuda.device_count())}
     _how_many(resources, have)
 
 
@@ -319,43 +279,3 @@ def _how_many(resources: Resources, have: dict[str, float]) -> int:
         if need:
             fits = min(fits, have[name] // need)
     return int(fits)
-
-
-def _remove_abandoned() -> None:
-    """Remove the temporary folders of clray processes that were killed."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_TEMP_PREFIX}*"):
-        pid = path.name.removeprefix(_TEMP_PREFIX).partition("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder that dying processes may still write to."""
-    for _ in range(50):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(0.1)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits; in other threads, where it never comes, this does nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

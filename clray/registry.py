@@ -123,7 +123,8 @@ def complete(spec: TrialSpec) -> TrialSpec:
     method = find("method", spec.method.name)
     model = find("model", spec.model.name)
     configs = {k: configure(k, getattr(spec, k)) for k in _PACKAGES}
-    benchmark: BenchmarkConfig = configs["benchmark"]
+    benchmark: BenchmarkConfig = configs["benchmark"].pinned()
+    configs["benchmark"] = benchmark
     learner = method.learner
     if benchmark.scenario not in learner.scenarios:
         where = f"benchmark {spec.benchmark.name}: scenario, for method {spec.method.name}"
@@ -135,6 +136,7 @@ def complete(spec: TrialSpec) -> TrialSpec:
         raise BadSpec("optimizer.momentum", spec.optimizer.momentum, "0, except with name: sgd")
     configs["model"].check(model.variant)
     benchmark.check()
+    benchmark.check_protocol(spec.protocol)
     filled: dict[str, Component] = {
         kind: Component(name=getattr(spec, kind).name, **config.model_dump(mode="json"))
         for kind, config in configs.items()

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
+    ByteSize,
     ConfigDict,
     Field,
     model_serializer,
@@ -28,6 +29,8 @@ SCENARIOS: tuple[str, ...] = get_args(Scenario)
 
 KEY_FORMAT = 1
 """Part of every trial's key: raise it when the meaning of a spec changes."""
+PIN = "#sha256="
+"""Stands between an address and the hash of what lies there: a trial's key knows the hash alone."""
 
 
 class Spec(BaseModel):
@@ -41,7 +44,8 @@ class Spec(BaseModel):
 class Component(BaseModel):
     """A method, benchmark or model by name, with its own knobs beside the name.
 
-    Written as ``ewc`` or as ``{name: ewc, strength: 100}``.
+    Written as ``ewc`` or as ``{name: ewc, strength: 100}``; a stored stream also as
+    ``{stream: <address>}``.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
@@ -51,6 +55,8 @@ class Component(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "stream" in data and "name" not in data:
+            return {"name": "stored", **data}
         return {"name": data} if isinstance(data, str) else data
 
     @property
@@ -120,7 +126,7 @@ class TrialSpec(Spec):
         Only a spec that ``clray.registry.complete`` has filled in has a meaningful key.
         """
         text = json.dumps(
-            {"format": KEY_FORMAT, **self.model_dump(mode="json")},
+            {"format": KEY_FORMAT, **_by_content(self.model_dump(mode="json"))},
             sort_keys=True,
             separators=(",", ":"),
             allow_nan=False,
@@ -278,6 +284,9 @@ class Final(Spec):
     """Fresh seeds, none of which took part in the search."""
 
 
+Reading = Literal["auto", "device", "memory", "stream"]
+
+
 class Resources(Spec):
     """What a slot holds for as long as the job runs."""
 
@@ -289,6 +298,11 @@ class Resources(Spec):
     """CPUs of each worker, and its threads."""
     gpus_per_worker: float = Field(0, ge=0)
     """GPUs of each worker; below 1, trials share one."""
+    reading: Reading = "auto"
+    """How a stored stream is read: whole on the device, whole in the memory that the workers of a
+    machine share, streamed, or (auto) the first of these that it fits. Results are the same."""
+    memory: ByteSize = ByteSize(2 << 30)
+    """The most that each worker keeps of a stored stream, such as 2 GiB."""
 
 
 class Storing(Spec):
@@ -355,3 +369,12 @@ def derive_seed(seed: int, *names: object) -> int:
     """A seed in [0, 2^63) for one purpose, independent of those for other names."""
     text = json.dumps([seed, *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _by_content(value: Any) -> Any:
+    """The value with every pinned address cut down to the hash."""
+    if isinstance(value, dict):
+        return {key: _by_content(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_by_content(inner) for inner in value]
+    return value[value.index(PIN) :] if isinstance(value, str) and PIN in value else value

@@ -18,7 +18,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from pyarrow import ArrowInvalid, fs
+from pyarrow import ArrowInvalid, NativeFile, fs
 
 from clray.errors import BadData, BadInput
 
@@ -28,19 +28,20 @@ class Folder:
 
     Args:
         uri: a local path, or ``s3://bucket/path`` and the like.
+        where: names the address in an error.
 
     Raises:
         BadInput: an address that cannot be understood.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, where: str = "results") -> None:
         self.uri = uri if "://" in uri else str(Path(uri).resolve())
         try:
             self._fs, self._path = fs.FileSystem.from_uri(self.uri)
         except (ArrowInvalid, OSError) as error:
-            raise BadInput("results", uri, f"a folder, s3://… or gs://… ({error})") from None
+            raise BadInput(where, uri, f"a folder, s3://… or gs://… ({error})") from None
         if self.is_local and Path(self._path).is_file():
-            raise BadInput("results", uri, "a folder, not a file")
+            raise BadInput(where, uri, "a folder, not a file")
 
     @property
     def is_local(self) -> bool:
@@ -62,13 +63,13 @@ class Folder:
         selector = fs.FileSelector(self._path, allow_not_found=True)
         return sorted(info.base_name for info in self._fs.get_file_info(selector))
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes | memoryview) -> None:
         """Replace the file at once: a reader sees the old content or the new, never a part."""
         if not self.is_local:  # an object appears when its stream is closed
             with self._fs.open_output_stream(self._at(name)) as stream:
                 stream.write(content)
             return
-        Path(self._path).mkdir(parents=True, exist_ok=True)
+        Path(self._at(name)).parent.mkdir(parents=True, exist_ok=True)
         beside = f"{self._at(name)}.{uuid.uuid4().hex[:8]}.tmp"
         try:
             with open(beside, "wb") as file:
@@ -87,6 +88,14 @@ class Folder:
         with self._fs.open_input_stream(self._at(name)) as stream:
             content: bytes = stream.readall()
         return content
+
+    def open(self, name: str) -> NativeFile:
+        """The file, to be read in any order.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return self._fs.open_input_file(self._at(name))
 
     def delete(self, name: str) -> None:
         """Remove the file if there is one."""

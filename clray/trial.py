@@ -19,7 +19,7 @@ from clray.distributed import Distributed
 from clray.events import TaskEnded, TrialEnded, TrialStarted, Watch
 from clray.grading import Grader
 from clray.metrics import all_metrics
-from clray.spec import Storing, TrialSpec, derive_seed
+from clray.spec import Resources, Storing, TrialSpec, derive_seed
 from clray.store import Folder, trial_folder
 from clray.task import Task
 
@@ -82,6 +82,7 @@ def run(
     storing: Storing | None = None,
     device: torch.device | None = None,
     interrupted: Callable[[], bool] = never,
+    resources: Resources | None = None,
 ) -> Outcome:
     """Run the trial, or what is left of it, and store everything under ``folder``.
 
@@ -94,6 +95,7 @@ def run(
         storing: what is kept beside the records.
         device: where data and model lie; the CPU by default.
         interrupted: asked before each batch; True makes the trial leave as if it were killed.
+        resources: how a stored stream is read; it changes no result.
 
     Raises:
         Interrupted: it was.
@@ -104,18 +106,25 @@ def run(
     if outcome is not None:
         known: Outcome = outcome
         return known
-    progress = _Progress(spec, folder, storing or Storing(), device or torch.device("cpu"))
+    device = device or torch.device("cpu")
+    progress = _Progress(spec, folder, storing or Storing(), device, resources or Resources())
     progress.interrupted = interrupted
     return progress.go(report)
 
 
-def run_here(spec: TrialSpec, results: str, storing: Storing, watch: Watch) -> dict[str, Any]:
+def run_here(
+    spec: TrialSpec,
+    results: str,
+    storing: Storing,
+    watch: Watch,
+    resources: Resources | None = None,
+) -> dict[str, Any]:
     """Run a completed spec in this process, without Ray; what it did, as a plain mapping."""
     torch.set_num_threads(1)
     folder = trial_folder(results, spec.key)
     was_stored = ended(folder) is not None
     watch(TrialStarted(spec.method.name, "test", 0))
-    outcome = run(spec, folder, watching(spec, watch), storing)
+    outcome = run(spec, folder, watching(spec, watch), storing, resources=resources)
     watch(TrialEnded(spec.method.name, "test", 0, outcome.state, None, was_stored))
     return summary(spec, folder, outcome, was_stored)
 
@@ -157,13 +166,18 @@ class _Progress:
     """A trial under way: the learner, where it stands, and what it has recorded."""
 
     def __init__(
-        self, spec: TrialSpec, folder: Folder, storing: Storing, device: torch.device
+        self,
+        spec: TrialSpec,
+        folder: Folder,
+        storing: Storing,
+        device: torch.device,
+        resources: Resources,
     ) -> None:
         self.spec, self.folder, self.storing, self.device = spec, folder, storing, device
         self.interrupted: Callable[[], bool] = never
         self.distributed = Distributed()
         self.leads = self.distributed.rank == 0
-        self.stream = build_stream(spec, device)
+        self.stream = build_stream(spec, device, resources)
         self.grader = Grader(self.stream, spec.protocol.head, device)
         self.records: list[Record] = []
         self.initial: list[float | None] = []

@@ -65,7 +65,7 @@ def run(
         name = f"{spec.method.name} on {spec.benchmark.name}"
         with TaskProgress(console, name, num_tasks) as progress:
             if here:
-                summary = trial.run_here(spec, results, storing, progress.watch)
+                summary = trial.run_here(spec, results, storing, progress.watch, resources)
             else:
                 from clray import ray_train
 
@@ -97,9 +97,10 @@ def _overriding(
             name = knobs.get("name") if isinstance(knobs, dict) else knobs
             accepted = f"{section}.KNOB=VALUE: the {section} is the argument {argument!r} already"
             raise BadSpec(f"override: {section}", name, accepted)
-    if here and "resources" in given:
-        accepted = "no resources with --here, which runs in this process"
-        raise BadSpec("override", "resources", accepted)
+    slots = sorted(set(given.get("resources", {})) - {"reading", "memory"})
+    if here and slots:
+        accepted = "reading and memory alone with --here, which runs in this process"
+        raise BadSpec("override: resources", slots[0], accepted)
     if test and given.get("split", "test") != "test":
         raise BadSpec("override: split", given["split"], "test, as --test says")
     default: Component = TrialSpec.model_fields["model"].default

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from clray.spec import Protocol, Resources
 from clray.task import Stream
+
+RESOURCES = Resources()
 
 
 class BenchmarkConfig(BaseModel, ABC):
@@ -33,6 +36,21 @@ class BenchmarkConfig(BaseModel, ABC):
             BadInput: knobs that contradict the data, or data that are missing.
         """
 
+    def pinned(self) -> Self:
+        """This benchmark with what it reads named by its content, where that can change.
+
+        Raises:
+            BadInput: as ``check``.
+        """
+        return self
+
+    def check_protocol(self, protocol: Protocol) -> None:
+        """Refuse a protocol that this benchmark cannot serve.
+
+        Raises:
+            BadSpec: such a one.
+        """
+
     @abstractmethod
     def build(
         self,
@@ -40,6 +58,7 @@ class BenchmarkConfig(BaseModel, ABC):
         validation_fraction: float,
         seed: int,
         device: torch.device,
+        resources: Resources = RESOURCES,
     ) -> Stream:
         """The stream of tasks.
 
@@ -49,6 +68,7 @@ class BenchmarkConfig(BaseModel, ABC):
             validation_fraction: share of each task's training examples that is validation.
             seed: of the validation split, and of what the knobs leave to the trial's seed.
             device: where the examples lie.
+            resources: how they are read, where there is a choice; they are the same.
 
         Raises:
             BadInput: data that are missing, damaged or do not fit the knobs.

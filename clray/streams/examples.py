@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -126,15 +126,13 @@ def cumulate(stream: Stream) -> Stream:
     What "joint" training and other upper bounds learn from.
 
     Raises:
-        TypeError: the training examples do not lie in memory.
+        TypeError: the training examples cannot be joined.
     """
-    tasks, seen = [], list[TensorExamples]()
+    tasks, seen = [], list[Any]()
     for task in stream.tasks:
-        if not isinstance(task.train, TensorExamples):
+        if not hasattr(task.train, "join"):
             kind = type(task.train).__name__
-            raise TypeError(
-                f"task {task.name!r}: only examples in memory can be joined, not {kind}"
-            )
+            raise TypeError(f"task {task.name!r}: {kind} cannot be joined")
         seen.append(task.train)
         tasks.append(dataclasses.replace(task, train=seen[0].join(seen[1:])))
     return dataclasses.replace(stream, tasks=tuple(tasks))

@@ -19,8 +19,9 @@ from pydantic import Field
 from torch import Tensor
 
 from clray.errors import BadSpec
+from clray.spec import Resources
 from clray.streams import sources
-from clray.streams.benchmark import BenchmarkConfig
+from clray.streams.benchmark import RESOURCES, BenchmarkConfig
 from clray.streams.dataset import Dataset, Source
 from clray.streams.draws import Order, arrange
 from clray.streams.examples import TensorExamples
@@ -100,6 +101,7 @@ class InMemory(BenchmarkConfig):
         validation_fraction: float,
         seed: int,
         device: torch.device,
+        resources: Resources = RESOURCES,
     ) -> Stream:
         """See ``BenchmarkConfig.build``."""
         self.check()

@@ -1,0 +1,90 @@
+"""The rounds of a pass, read by Ray Data: in order, a few ahead, anywhere in the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from clray.errors import BadInput
+from clray.streams.order import EpochOrder
+from clray.streams.sharded import Arrays, Content
+from clray.streams.shards import images_of
+from clray.streams.streaming import AHEAD, read_round
+
+
+def read_rounds(content: Content, order: EpochOrder, rank: int, world: int) -> Iterator[Arrays]:
+    """What a worker takes in each round of a pass, in the order of its batches.
+
+    Raises:
+        BadData: a file is missing, truncated or damaged.
+    """
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    source = Rounds(content, order, rank, world)
+    context.execution_options.resource_limits = ray.data.ExecutionResources(
+        object_store_memory=(AHEAD + 1) * max(source.sizes)
+    )
+    count = len(order.rounds)
+    with ray.data.DataContext.current(context):
+        dataset = ray.data.read_datasource(
+            source, num_cpus=0, concurrency=AHEAD, override_num_blocks=count
+        )
+        tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+        try:
+            for table in tables:
+                x = images_of(table, content.manifest.row_bytes)
+                yield content.shaped(x), table["label"].to_numpy()
+        except Exception as error:
+            raise _cause(error) from None
+
+
+class Rounds(Datasource):  # type: ignore[misc]
+    """The rounds of one worker, each a read task."""
+
+    def __init__(self, content: Content, order: EpochOrder, rank: int, world: int) -> None:
+        super().__init__()
+        self.plan = ray.put((content, order))
+        self.rank, self.world = rank, world
+        row_bytes = content.manifest.row_bytes + 8
+        self.rows = [sum(order.lengths(n, rank, world)) for n in range(len(order.rounds))]
+        self.sizes = [rows * row_bytes for rows in self.rows]
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of all rounds."""
+        return sum(self.sizes)
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        """One task for each round, in order."""
+        return [
+            ReadTask(
+                partial(_read, self.plan, number, self.rank, self.world),
+                BlockMetadata(rows, size, None, None),
+            )
+            for number, (rows, size) in enumerate(zip(self.rows, self.sizes, strict=True))
+        ]
+
+
+def _read(plan: Any, number: int, rank: int, world: int) -> list[Any]:
+    content, order = ray.get(plan)
+    x, y = read_round(content, order, number, rank, world)
+    size = content.manifest.row_bytes
+    flat = pa.py_buffer(np.ascontiguousarray(x))
+    image = pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), len(x), [None, flat])
+    return [pa.table({"label": y, "image": image})]
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The bad input that a task found, or the error as it is."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, BadInput):
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return seen or error

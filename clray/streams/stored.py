@@ -1,0 +1,122 @@
+"""A benchmark that was cut into tasks and stored (``clray data build``)."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from pydantic import ByteSize, Field
+
+from clray.errors import BadSpec
+from clray.spec import PIN, SCENARIOS, Protocol, Resources, Scenario
+from clray.streams import reading
+from clray.streams.benchmark import RESOURCES, BenchmarkConfig
+from clray.streams.draws import Order, arrange
+from clray.streams.manifest import Manifest, SplitName, pinned, read_manifest
+from clray.streams.sharded import Content, Part, ShardedExamples
+from clray.task import Stream, Task
+
+WHERE = "benchmark.stream"
+
+
+class Stored(BenchmarkConfig):
+    """A stored stream; its tasks, splits and validation examples are those of its build.
+
+    Read with the seed that it was built with, it gives the batches that the benchmark gives in
+    memory, as long as a task fits in the shuffle window.
+    """
+
+    stream: str = Field(min_length=1)
+    """Where it lies: a folder, s3://… or gs://…; with #sha256=<hash>, only that content."""
+    scenario: Scenario | Literal["as-stored"] = "as-stored"
+    """What changes from task to task: class- and task-incremental streams serve for each other."""
+    task_order: Order = "natural"
+    """In which order the tasks come: natural (as stored), trial-seed, a seed, or a list of task
+    indices (some may be left out). A task keeps its name, its examples and its output units."""
+    shuffle_window: ByteSize = Field(ByteSize(64 << 20), gt=0)
+    """What may be shuffled at once, such as 64 MiB: a task that fits is shuffled whole, a larger
+    one block by block and then within a window. The order of batches depends on it."""
+
+    def check(self) -> int:
+        """See ``BenchmarkConfig.check``."""
+        manifest = read_manifest(self.stream, WHERE)
+        self._scenario(manifest)
+        return len(self._order(manifest, 0))
+
+    def pinned(self) -> Self:
+        """See ``BenchmarkConfig.pinned``."""
+        manifest = read_manifest(self.stream, WHERE)
+        found = {"stream": pinned(self.stream, manifest), "scenario": self._scenario(manifest)}
+        return self.model_copy(update=found)
+
+    def check_protocol(self, protocol: Protocol) -> None:
+        """Refuse another share of validation examples than the stream was built with.
+
+        Raises:
+            BadSpec: such a one.
+        """
+        share = read_manifest(self.stream, WHERE).validation_fraction
+        if protocol.validation_fraction != share:
+            accepted = f"{share:g}, with which this stream was built"
+            raise BadSpec("protocol.validation_fraction", protocol.validation_fraction, accepted)
+
+    def build(
+        self,
+        split: Literal["validation", "test"],
+        validation_fraction: float,
+        seed: int,
+        device: torch.device,
+        resources: Resources = RESOURCES,
+    ) -> Stream:
+        """See ``BenchmarkConfig.build``."""
+        manifest = read_manifest(self.stream, WHERE)
+        uri = self.stream.partition(PIN)[0]
+        mode = reading.choose(manifest, resources, device)
+        reader = reading.reader(manifest, mode, resources, device)
+        window = max(1, int(self.shuffle_window) // manifest.row_bytes)
+
+        def examples(positions: list[int], splits: tuple[SplitName, ...]) -> ShardedExamples:
+            parts = tuple(
+                Part(position, name, manifest.tasks[position].shards([name]))
+                for position in positions
+                for name in splits
+            )
+            return ShardedExamples(Content(uri, manifest, parts), reader, window)
+
+        learned: tuple[SplitName, ...] = ("train",)
+        if split == "test":
+            learned = ("train", "validation")
+        order = self._order(manifest, seed)
+        together = examples(order, (split,)) if manifest.graded_together else None
+        tasks = tuple(
+            Task(
+                index,
+                manifest.tasks[position].name,
+                manifest.tasks[position].classes,
+                train=examples([position], learned),
+                eval=together or examples([position], (split,)),
+            )
+            for index, position in enumerate(order)
+        )
+        return Stream(
+            tasks=tasks,
+            scenario=self._scenario(manifest),
+            num_classes=manifest.num_classes,
+            image_shape=manifest.shape,
+            mean=manifest.mean,
+            std=manifest.std,
+            augment=manifest.augment,
+        )
+
+    def _scenario(self, manifest: Manifest) -> str:
+        new = ("class-incremental", "task-incremental")
+        accepted = new if manifest.scenario in new else (manifest.scenario,)
+        if self.scenario == "as-stored":
+            return manifest.scenario
+        if self.scenario not in accepted:
+            where = f"benchmark.scenario, of {self.stream}"
+            raise BadSpec(where, self.scenario, [name for name in SCENARIOS if name in accepted])
+        return self.scenario
+
+    def _order(self, manifest: Manifest, seed: int) -> list[int]:
+        return arrange(self.task_order, len(manifest.tasks), seed, "benchmark.task_order")
