@@ -2,253 +2,206 @@
 
 The image column holds encoded images (``struct<bytes, path>`` or binary), or raw uint8 pixels
 (fixed-size binary, fixed-shape tensors or nested lists); the label column holds whole numbers.
+Where there is no ``test`` split, ``validation``, ``valid`` or ``val`` is graded on, since many
+datasets keep the labels of their test images to themselves.
 """
 
 from __future__ import annotations
 
-import glob
-import io
-import json
-import math
-import os
-import re
 from collections.abc import Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
+import pyarrow.parquet as pq
 
-from clray.errors import BadData, BadSpec
-from clray.streams.dataset import Dataset, Source, check_labels, fit_images, stack_images
+from clray.errors import BadData
+from clray.streams.dataset import Source
+from clray.streams.decoding import encoded_size, rows_per_piece
+from clray.streams.locations import READERS, Entry, Place, digest, locate, reaching
+from clray.streams.parquet_columns import check_schema, class_names, encoded, stored_size
+from clray.streams.parquet_pieces import WHOLE, ParquetRows
+from clray.streams.pieces import Listing
 
-Files = dict[str, list[Path]]
+Files = dict[str, list[Entry]]
+GRADED_ON = ("test", "validation", "valid", "val")
+
+
+@dataclass(frozen=True)
+class _Footer:
+    """What the end of a file says."""
+
+    entry: Entry
+    num_rows: int
+    groups: tuple[int, ...]
+    schema: Any
 
 
 def find(name: str, splits: Sequence[str] = ("train", "test")) -> Files:
     """The files of each split: ``train-*.parquet`` or ``train.parquet``, in the order of names.
 
     Args:
-        name: a folder, or what the files' names begin with; ``$VARIABLES`` and ``~`` are expanded.
+        name: a folder, or what the files' names begin with; local, ``s3://…`` or ``gs://…``;
+            ``$VARIABLES`` and ``~`` are expanded.
 
     Raises:
-        BadData: an environment variable that is not set, or no such files.
+        BadData: an environment variable that is not set, no such files, or no way to look.
     """
-    path = _expand(name)
-    places = [f"{path}/", f"{path}/data/" if path.is_dir() else str(path)]
-    for place in places:
-        found = {split: _matching(Path(f"{place}{split}")) for split in splits}
-        if all(found.values()):
-            return found
+    files, looked = _find(locate(name), splits)
+    if files is not None:
+        return files
     wanted = " and ".join(f"{split}-*.parquet" for split in splits)
-    looked = " or ".join(f"{place}{splits[0]}-*.parquet" for place in places)
-    accepted = f"a folder or prefix with {wanted} (looked for {looked})"
+    if "test" in splits:
+        wanted += f" (or {', '.join(f'{name}-' for name in GRADED_ON[1:])})"
+    places = " or ".join(f"{place}{splits[0]}-*.parquet" for place in looked)
+    accepted = f"a folder or prefix with {wanted}; looked for {places}"
     raise BadData("benchmark.dataset", f"parquet:{name}", accepted)
+
+
+def lies_in(folder: Place) -> bool:
+    """Whether there is a dataset in this layout in a folder."""
+    return _find(folder, ("train", "test"))[0] is not None
 
 
 def identity(name: str) -> object:
     """What changes when the files do."""
-    path = _expand(name)
-    folder = path if path.is_dir() else path.parent
-    files = sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])
-    return tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files)
+    return tuple(entry for entries in find(name).values() for entry in entries)
 
 
-def check(files: Files, source: Source) -> int | None:
+def check(name: str, source: Source) -> int | None:
     """Read the files' footers alone; the number of classes where they name them.
 
     Raises:
-        BadData: a file that is no Parquet file or lacks a column.
-    """
-    schemas = [_schema(file, source) for split in files.values() for file in split]
-    names = _class_names(schemas[0], source.label_column)
-    return len(names) if names else None
-
-
-def load(name: str, source: Source) -> Dataset:
-    """All images and labels of both splits.
-
-    Raises:
-        BadData: files that are missing or damaged, or labels that are not classes.
-        BadSpec: images of several sizes without ``image_size``, or of several kinds of channels.
+        BadData: a file that is no Parquet file, lacks a column or is empty.
     """
     files = find(name)
-    train_x, train_y, names = read(files["train"], source)
-    test_x, test_y, _ = read(files["test"], source)
-    if train_x.shape[1:] != test_x.shape[1:]:
-        given = f"training images {list(train_x.shape[1:])}, test images {list(test_x.shape[1:])}"
-        accepted = "image_size and channels, where they differ"
-        raise BadSpec(f"benchmark.image_size: {name}", given, accepted)
-    names = names or tuple(str(n) for n in range(int(train_y.max()) + 1))
-    check_labels(train_y, len(names), f"{name}: train")
-    check_labels(test_y, len(names), f"{name}: test")
-    return Dataset(train_x, train_y, test_x, test_y, names)
+    footers = read_footers([file for entries in files.values() for file in entries], source)
+    return len(class_names(footers[0].schema, source.label_column)) or None
 
 
-def read(files: Sequence[Path], source: Source) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Images uint8 [N, C, H, W], labels int64 [N] and the class names in the files, or ()."""
-    images, labels = [], []
-    names: tuple[str, ...] = ()
-    for file in files:
-        schema = _schema(file, source)
-        names = names or _class_names(schema, source.label_column)
-        row = 0
-        for batch in _read_batches(file, [source.image_column, source.label_column]):
-            labels.append(_labels(batch[source.label_column], file, source))
-            images.append(_images(batch[source.image_column], schema, file, row, source))
-            row += len(batch)
-            if images[-1].shape[1:] != images[0].shape[1:]:
-                given = f"images {list(images[-1].shape[1:])} and {list(images[0].shape[1:])}"
-                where = f"benchmark.image_size: {file}"
-                raise BadSpec(where, given, "image_size and channels, where they differ")
-    if not images:
-        raise BadData(str(files[0]), "no rows", "one image or more")
-    return torch.cat(images), torch.cat(labels), names
+def listing(name: str, source: Source) -> Listing:
+    """Both halves as row ranges of files.
+
+    Raises:
+        BadData: as ``check``.
+    """
+    files = find(name)
+    train, test = (read_footers(files[split], source) for split in ("train", "test"))
+    names = class_names(train[0].schema, source.label_column) or None
+    size = _rows_per_piece(train[0], source)
+    count = len(names) if names else None
+    halves = [
+        tuple(piece for footer in footers for piece in pieces(footer, size, count, source))
+        for footers in (train, test)
+    ]
+    entries = [*files["train"], *files["test"]]
+    return Listing(halves[0], halves[1], names, {"dataset": source.dataset, **digest(entries)})
 
 
-def _expand(name: str) -> Path:
-    text = os.path.expanduser(os.path.expandvars(name))
-    unset = re.search(r"\$\{?(\w+)\}?", text)
-    if unset:
-        accepted = f"a path; the environment variable {unset[1]} is not set"
-        raise BadData("benchmark.dataset", f"parquet:{name}", accepted)
-    return Path(text)
+def list_one(
+    name: str, split: str, cuts: Sequence[int], classes: Sequence[str], source: Source
+) -> Listing:
+    """One split's only file, its first rows for training and the rest for testing.
+
+    Args:
+        cuts: where training begins, where testing does, and how many rows there must be.
+        classes: their names where the file has none.
+
+    Raises:
+        BadData: no such file, or one of another length.
+    """
+    files = find(name, (split,))[split]
+    footer = read_footers(files[:1], source)[0]
+    if len(files) > 1 or footer.num_rows != cuts[-1]:
+        given = f"{footer.num_rows} rows in {files[0].place}, {len(files)} files"
+        raise BadData(f"benchmark.dataset: {source.dataset}", given, f"one file of {cuts[-1]} rows")
+    names = class_names(footer.schema, source.label_column) or tuple(classes)
+    size = _rows_per_piece(footer, source)
+    halves = [
+        tuple(pieces(footer, size, len(names), source, low, high)) for low, high in pairwise(cuts)
+    ]
+    return Listing(halves[0], halves[1], names, {"dataset": source.dataset, **digest(files)})
 
 
-def _matching(prefix: Path) -> list[Path]:
-    single = prefix.with_name(f"{prefix.name}.parquet")
-    many = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}-*.parquet"))
-    return many or ([single] if single.is_file() else [])
+def read_footers(files: Sequence[Entry], source: Source) -> list[_Footer]:
+    """The files' footers, many at a time.
+
+    Raises:
+        BadData: the first file that is no Parquet file, lacks a column or is empty.
+    """
+
+    def read(entry: Entry) -> _Footer:
+        where = str(entry.place)
+        with reaching(where, WHOLE), entry.place.open() as file:
+            metadata = pq.ParquetFile(file).metadata
+        schema = metadata.schema.to_arrow_schema()
+        check_schema(schema, where, source)
+        if not metadata.num_rows:
+            raise BadData(where, "no rows", "one image or more in each file")
+        groups = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+        return _Footer(entry, metadata.num_rows, tuple(groups), schema)
+
+    if len(files) == 1:
+        return [read(files[0])]
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(read, files))
 
 
-def _schema(file: Path, source: Source) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        schema = pq.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
-        raise BadData(str(file), _reason(error), "a Parquet file, whole and readable") from None
-    for knob in ("image_column", "label_column"):
-        column = getattr(source, knob)
-        if column not in schema.names:
-            raise BadData(f"{file}: benchmark.{knob}", column, schema.names)
-    return schema
-
-
-def _read_batches(file: Path, columns: list[str]) -> list[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        batches = pq.ParquetFile(file).read(columns=columns).to_batches()
-    except (pa.ArrowException, OSError) as error:
-        raise BadData(str(file), _reason(error), "a Parquet file, whole and readable") from None
-    return [batch for batch in batches if len(batch)]
+def pieces(
+    footer: _Footer,
+    size: int,
+    num_classes: int | None,
+    source: Source,
+    start: int = 0,
+    stop: int | None = None,
+) -> list[ParquetRows]:
+    """A file's rows start .. stop - 1 as pieces of at most ``size`` rows, ending with row groups
+    where that leaves them large enough."""
+    ends = {0}
+    for group in footer.groups:
+        ends.add(max(ends) + group)
+    stop = footer.num_rows if stop is None else stop
+    found, low = [], start
+    while low < stop:
+        high = min(low + size, stop)
+        whole = [end for end in ends if low + size // 2 < end < high]
+        high = max(whole) if whole and high < stop else high
+        found.append(ParquetRows(footer.entry, low, high, footer.num_rows, num_classes, source))
+        low = high
+    return found
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+def _find(place: Place, splits: Sequence[str]) -> tuple[Files | None, list[str]]:
+    """The files, or None; and where they were looked for."""
+    here = place.entries()
+    if here is not None:
+        folders = [(f"{place}/", "", here), (f"{place}/data/", "", (place / "data").entries())]
+    else:
+        folders = [(str(place), place.name, place.parent.entries())]
+    for _, stem, entries in folders:
+        found = {}
+        for split in splits:
+            names = GRADED_ON if split == "test" else (split,)
+            choices = (_matching(entries or [], stem + name) for name in names)
+            found[split] = next((files for files in choices if files), [])
+        if all(found.values()):
+            return found, []
+    looked = [where for where, _, _ in folders]
+    return None, looked if here is not None else [f"{place}/", *looked]
 
 
-def _class_names(schema: Any, label_column: str) -> tuple[str, ...]:
-    """From ``classes`` in the schema's metadata, or from the hub's description of the features."""
-    metadata = schema.metadata or {}
-    if b"classes" in metadata:
-        return tuple(n.strip() for n in metadata[b"classes"].decode().split(","))
-    try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return tuple(str(n) for n in features[label_column]["names"])
-    except (KeyError, TypeError, ValueError):
-        return ()
+def _matching(entries: Sequence[Entry], stem: str) -> list[Entry]:
+    files = [entry for entry in entries if entry.is_file and entry.place.name.endswith(".parquet")]
+    many = [entry for entry in files if entry.place.name.startswith(f"{stem}-")]
+    return many or [entry for entry in files if entry.place.name == f"{stem}.parquet"]
 
 
-def _labels(column: Any, file: Path, source: Source) -> Tensor:
-    import pyarrow as pa
+def _rows_per_piece(footer: _Footer, source: Source) -> int:
+    def size() -> tuple[int, int]:
+        piece = ParquetRows(footer.entry, 0, 1, footer.num_rows, None, source)
+        cell, schema = piece.column(source.image_column)
+        where = f"{footer.entry.place}: column {source.image_column}"
+        return stored_size(cell, schema, where) or encoded_size(encoded(cell))
 
-    where = f"{file}: column {source.label_column}"
-    if not pa.types.is_integer(column.type):
-        raise BadData(where, str(column.type), "whole numbers from 0 up")
-    if column.null_count:
-        raise BadData(where, f"{column.null_count} empty cells", "a label in each row")
-    labels = torch.from_numpy(column.cast(pa.int64()).to_numpy().copy())
-    if int(labels.min()) < 0:
-        raise BadData(where, int(labels.min()), "whole numbers from 0 up")
-    return labels
-
-
-def _images(column: Any, schema: Any, file: Path, first_row: int, source: Source) -> Tensor:
-    import pyarrow as pa
-
-    where = f"{file}: column {source.image_column}"
-    kind = column.type
-    if pa.types.is_struct(kind) and "bytes" in [kind.field(i).name for i in range(len(kind))]:
-        column = column.field("bytes")
-        kind = column.type
-    if column.null_count:
-        raise BadData(where, f"{column.null_count} empty cells", "an image in each row")
-    if pa.types.is_fixed_size_binary(kind):
-        return fit_images(_raw(column, schema, where), source)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        encoded = column.to_pylist()
-        return stack_images(
-            len(encoded),
-            lambda i: Image.open(io.BytesIO(encoded[i])),
-            lambda i: f"{where}, row {first_row + i}",
-            source,
-        )
-    if isinstance(kind, pa.FixedShapeTensorType):
-        return fit_images(_pixels(column.storage, kind.shape, schema, where), source)
-    if pa.types.is_nested(kind) and not pa.types.is_struct(kind):
-        return fit_images(_pixels(column, None, schema, where), source)
-    accepted = "encoded images (struct<bytes, path> or binary) or uint8 pixels"
-    raise BadData(where, str(kind), accepted)
-
-
-def _raw(column: Any, schema: Any, where: str) -> Tensor:
-    width = column.type.byte_width
-    pixels = np.frombuffer(column.buffers()[1], np.uint8)
-    pixels = pixels[column.offset * width : (column.offset + len(column)) * width]
-    flat = torch.from_numpy(pixels.reshape(len(column), width).copy())
-    return _shaped(flat, [width], schema, where)
-
-
-def _pixels(column: Any, shape: Sequence[int] | None, schema: Any, where: str) -> Tensor:
-    import pyarrow as pa
-
-    count, sizes = len(column), []
-    while pa.types.is_nested(column.type):
-        inner = column.flatten()
-        size, rest = divmod(len(inner), len(column))
-        lengths = set(column.value_lengths().to_pylist())
-        if rest or lengths != {size}:
-            raise BadData(where, "lists of several lengths", "images of one size")
-        sizes.append(size)
-        column = inner
-    if not pa.types.is_integer(column.type) or column.null_count:
-        raise BadData(where, f"pixels of type {column.type}", "whole numbers from 0 to 255")
-    values = column.to_numpy()
-    if len(values) and (values.min() < 0 or values.max() > 255):
-        given = f"pixels from {values.min()} to {values.max()}"
-        raise BadData(where, given, "whole numbers from 0 to 255")
-    flat = torch.from_numpy(values.astype(np.uint8).reshape(count, -1))
-    return _shaped(flat, list(shape or sizes), schema, where)
-
-
-def _shaped(flat: Tensor, sizes: list[int], schema: Any, where: str) -> Tensor:
-    """Pixels uint8 [N, P] as [N, C, H, W], by ``shape`` in the metadata or by the column's type."""
-    text = (schema.metadata or {}).get(b"shape", b"").decode()
-    if text:
-        sizes = [int(n) for n in re.findall(r"\d+", text)]
-    side = math.isqrt(flat.shape[1])
-    if len(sizes) == 1 and side * side == flat.shape[1]:
-        sizes = [side, side]
-    if len(sizes) == 2:
-        sizes = [1, *sizes]
-    if len(sizes) != 3 or math.prod(sizes) != flat.shape[1] or not {1, 3} & {sizes[0], sizes[2]}:
-        accepted = "C,H,W or H,W,C with C = 1 or 3, as shape in the schema's metadata"
-        raise BadData(f"{where}: shape", text or sizes, accepted)
-    images = flat.view(len(flat), *sizes)
-    return images if sizes[0] in (1, 3) else images.permute(0, 3, 1, 2)
+    return rows_per_piece(source, size)

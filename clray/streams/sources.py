@@ -1,4 +1,4 @@
-"""Where datasets come from: a string names the source, and a process loads it once.
+"""Where datasets come from: a string names the source.
 
 =========================  =====================================================================
 ``digits``                 scikit-learn's handwritten digits, 8 x 8, 1,797 images, in the package
@@ -6,10 +6,19 @@
                            for testing; from ``$CLRAY_DATA/mnist``
 ``torchvision/<Name>``     a dataset of torchvision, such as ``torchvision/CIFAR10``; found in, or
                            downloaded to, ``$CLRAY_DATA_CACHE`` or ``~/.cache/clray``
+``omniglot-rotation``      Omniglot's characters in four rotations each; found or downloaded there
+``tiny-imagenet``,         put there by hand; the files of the same name say how
+``notmnist``
 ``parquet:<folder>``       ``train-*.parquet`` and ``test-*.parquet`` in a folder (or in its
                            ``data``), or beginning with a prefix, as the Hugging Face hub exports
-                           them; ``$VARIABLES`` are expanded
+                           them; ``validation``, ``valid`` and ``val`` will do for ``test``
+``folder:<folder>``        images in ``train/<class>/…`` and ``test/<class>/…``
+``synthetic/<C>x<N>``      made up: C classes with N training images each, of any size
+``first + second + …``     several in a row as one, the classes of each after those before it
 =========================  =====================================================================
+
+``parquet:`` and ``folder:`` also take ``s3://…`` and ``gs://…``; ``$VARIABLES`` and ``~`` are
+expanded.
 """
 
 from __future__ import annotations
@@ -17,16 +26,58 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections import OrderedDict
+from typing import Protocol
 
-import torch
+from clray.errors import UnknownName
+from clray.streams import (
+    digits,
+    image_folders,
+    in_memory,
+    joined,
+    mnist10k,
+    notmnist,
+    omniglot,
+    parquet_files,
+    synthetic,
+    tiny_imagenet,
+    torchvision_datasets,
+)
+from clray.streams.dataset import Dataset, Source
+from clray.streams.pieces import Listing
 
-from clray.errors import BadSpec, UnknownName
-from clray.streams import parquet_files, torchvision_datasets
-from clray.streams.dataset import Dataset, Source, fit_images
-
-MNIST10K = "parquet:$CLRAY_DATA/mnist"
 CACHED = 2
 """Datasets that a process keeps; the one used longest ago goes first."""
+
+
+class Kind(Protocol):
+    """What the file of a kind of source defines; ``name`` is what follows the kind's own name."""
+
+    def check(self, name: str, source: Source) -> int | None:
+        """The number of classes where it is cheap to know; refuses what cannot be loaded."""
+        ...
+
+    def identity(self, name: str) -> object:
+        """What changes when the data do, cheaply: as long as it does not, a process reads once."""
+        ...
+
+    def listing(self, name: str, source: Source) -> Listing:
+        """The dataset as pieces."""
+        ...
+
+
+WHOLE_NAMES: dict[str, Kind] = {
+    "digits": digits,
+    "mnist10k": mnist10k,
+    "notmnist": notmnist,
+    "omniglot-rotation": omniglot,
+    "tiny-imagenet": tiny_imagenet,
+}
+PREFIXES: dict[str, Kind] = {
+    "folder:": image_folders,
+    "parquet:": parquet_files,
+    "synthetic/": synthetic,
+    "torchvision/": torchvision_datasets,
+}
 
 _cache: OrderedDict[object, Dataset] = OrderedDict()
 _lock = threading.Lock()
@@ -38,79 +89,71 @@ def check(source: Source) -> int | None:
     Raises:
         UnknownName: no such dataset.
         BadData: its files are missing.
-        BadSpec: knobs that it does not take.
     """
-    kind, name = _parse(source)
-    if kind == "digits":
-        return 10
-    if kind == "torchvision":
-        return torchvision_datasets.check(name)
-    files = parquet_files.find(name, ("test",) if kind == "mnist10k" else ("train", "test"))
-    return 10 if kind == "mnist10k" else parquet_files.check(files, source)
+    counts = [kind.check(name, part) for kind, name, part in _parts(source)]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def listing(source: Source) -> Listing:
+    """The dataset as pieces that can be read anywhere; no image is read, save to learn its size.
+
+    Raises:
+        BadInput: as ``check``, and for files that are damaged as a whole.
+    """
+    parts = _parts(source)
+    listings = [kind.listing(name, part) for kind, name, part in parts]
+    if len(listings) == 1:
+        return listings[0]
+    counts = [_count(part) for part in listings]
+    return joined.join([part.dataset for _, _, part in parts], listings, counts)
+
+
+def class_counts(source: Source) -> list[int]:
+    """How many classes each of the joined datasets has; labels are read where nothing else tells.
+
+    Raises:
+        BadInput: as ``listing``.
+    """
+    return [
+        kind.check(name, part) or _count(kind.listing(name, part))
+        for kind, name, part in _parts(source)
+    ]
 
 
 def load(source: Source) -> Dataset:
-    """The dataset, from this process's cache or from where it lies.
+    """The dataset in memory, from this process's cache or from where it lies.
 
     Raises:
-        BadInput: as ``check``, and for files that are damaged or do not fit the source's knobs.
+        BadInput: as ``listing``, and for the first row that cannot be used.
     """
-    kind, name = _parse(source)
-    identity: object = source
-    if kind == "torchvision":
-        identity = (source, torchvision_datasets.cache_folder())
-    elif kind != "digits":
-        identity = (source, parquet_files.identity(name))
+    identity = (source, *(kind.identity(name) for kind, name, _ in _parts(source)))
     with _lock:  # also while loading: two trials at once would load the same twice
         if identity not in _cache:
             while len(_cache) >= CACHED:
                 _cache.popitem(last=False)
-            _cache[identity] = _load(kind, name, source)
+            _cache[identity] = in_memory.load(listing(source))
         _cache.move_to_end(identity)
         return _cache[identity]
 
 
-def _parse(source: Source) -> tuple[str, str]:
-    name = source.dataset
-    if name in ("digits", "mnist10k"):
-        return name, MNIST10K.removeprefix("parquet:") if name == "mnist10k" else ""
-    for kind, prefix in (("torchvision", "torchvision/"), ("parquet", "parquet:")):
+def _parts(source: Source) -> list[tuple[Kind, str, Source]]:
+    """The kind, the name within it and the source of each joined dataset."""
+    names = joined.names_in(source.dataset)
+    return [(*_parse(name), dataclasses.replace(source, dataset=name)) for name in names]
+
+
+def _parse(name: str) -> tuple[Kind, str]:
+    if name in WHOLE_NAMES:
+        return WHOLE_NAMES[name], ""
+    for prefix, kind in PREFIXES.items():
         if name.startswith(prefix) and name != prefix:
             return kind, name.removeprefix(prefix)
+    shapes = ("folder:<folder>", "parquet:<folder>", "synthetic/<classes>x<examples>")
     known = [f"torchvision/{n}" for n in torchvision_datasets.KNOWN]
-    raise UnknownName("benchmark.dataset", name, ["digits", "mnist10k", "parquet:<folder>", *known])
+    raise UnknownName("benchmark.dataset", name, [*WHOLE_NAMES, *shapes, *known])
 
 
-def _load(kind: str, name: str, source: Source) -> Dataset:
-    if kind == "digits":
-        return _digits(source)
-    if kind == "torchvision":
-        return torchvision_datasets.load(name, source)
-    if kind == "mnist10k":
-        return _mnist10k(name, source)
-    return parquet_files.load(name, source)
-
-
-def _digits(source: Source) -> Dataset:
-    """The test set is every fifth image of each class, in file order."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    grey = torch.from_numpy(bunch.images).mul(255 / 16).round().byte().unsqueeze(1)
-    images, labels = fit_images(grey, source), torch.from_numpy(bunch.target).long()
-    test = torch.zeros(len(labels), dtype=torch.bool)
-    for digit in range(10):
-        test[(labels == digit).nonzero().squeeze(1)[4::5]] = True
-    names = tuple(str(n) for n in bunch.target_names)
-    return Dataset(images[~test], labels[~test], images[test], labels[test], names)
-
-
-def _mnist10k(name: str, source: Source) -> Dataset:
-    plain = dataclasses.replace(source, image_column="image", label_column="label")
-    files = parquet_files.find(name, ("test",))
-    images, labels, names = parquet_files.read(files["test"], plain)
-    if len(labels) != 10_000:
-        given = f"{len(labels)} images in {files['test'][0]}"
-        raise BadSpec("benchmark.dataset: mnist10k", given, "MNIST's test file of 10,000 images")
-    digits = names or tuple(str(n) for n in range(10))
-    return Dataset(images[:8000], labels[:8000], images[8000:], labels[8000:], digits)
+def _count(part: Listing) -> int:
+    names = part.class_names
+    return in_memory.count_classes(part.train) if names is None else len(names)

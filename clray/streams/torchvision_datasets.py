@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import inspect
-import os
-import shutil
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clray.errors import BadData, UnknownName
-from clray.streams.dataset import Dataset, Source, check_labels, fit_images, stack_images
+from clray.errors import UnknownName
+from clray.streams.cache_folder import cache_folder, find_or_download
+from clray.streams.dataset import Source
+from clray.streams.opened_halves import Half, cut
+from clray.streams.pieces import Listing
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ KNOWN = {
 }
 
 
-def check(name: str) -> int:
+def check(name: str, source: Source) -> int:
     """The number of classes of a dataset, without loading anything.
 
     Raises:
@@ -77,71 +76,36 @@ def check(name: str) -> int:
     return KNOWN[name].classes
 
 
-def load(name: str, source: Source) -> Dataset:
-    """The dataset, from the cache folder, or downloaded to it if it is not there.
+def identity(name: str) -> object:
+    """Where it is looked for; torchvision's files are known by their checksums."""
+    return cache_folder()
+
+
+def listing(name: str, source: Source) -> Listing:
+    """Both halves as row ranges; the dataset is opened, and downloaded if it is not there.
 
     Raises:
         BadData: it is neither there nor can be had, or the files are damaged.
-        BadSpec: images of several sizes without ``image_size``.
     """
-    known = KNOWN[name]
-    train, test = _halves(name)
-    train_x, train_y = _tensors(train, f"{name} (train)", source)
-    test_x, test_y = _tensors(test, f"{name} (test)", source)
-    if name == "EMNIST/letters":  # stored as 1 .. 26
-        train_y, test_y = train_y - 1, test_y - 1
-    check_labels(train_y, known.classes, f"{name} (train)")
-    check_labels(test_y, known.classes, f"{name} (test)")
-    names = [n for n in getattr(train, "classes", ()) if n != "N/A"]
-    if len(names) != known.classes:
-        names = [str(n) for n in range(known.classes)]
-    return Dataset(train_x, train_y, test_x, test_y, tuple(map(str, names)))
+    folder, count = str(cache_folder()), KNOWN[name].classes
+    train, test = (
+        cut(functools.partial(_half, name, half, folder), count, source) for half in (0, 1)
+    )
+    names = [n for n in getattr(_open(name, folder)[0], "classes", ()) if n != "N/A"]
+    if len(names) != count:
+        names = [str(n) for n in range(count)]
+    lengths = [sum(map(len, half)) for half in (train, test)]
+    identity = {"dataset": f"torchvision/{name}", "rows": lengths}
+    return Listing(train, test, tuple(map(str, names)), identity)
 
 
-def cache_folder() -> Path:
-    """Where datasets are looked for and downloaded to."""
-    return Path(os.environ.get("CLRAY_DATA_CACHE") or "~/.cache/clray").expanduser()
+@functools.lru_cache(maxsize=2)
+def _open(name: str, folder: str) -> tuple[Any, Any]:
+    """torchvision's two dataset objects; ``folder`` is the cache, so that another one counts."""
+    return find_or_download(name, functools.partial(_construct, name))
 
 
-def _halves(name: str) -> tuple[Any, Any]:
-    """torchvision's two dataset objects."""
-    root = cache_folder()
-    own = root / "torchvision" / name.replace("/", "-")
-    for folder in (own, root):
-        try:
-            return _open(name, folder, download=False)
-        except Exception as error:  # torchvision raises as it finds the files
-            missing = isinstance(error, FileNotFoundError) or "not found" in str(error)
-            if not missing or (folder == own and own.exists()):
-                raise _damaged(name, folder, error) from None
-    return _download(name, own, root)
-
-
-def _download(name: str, own: Path, root: Path) -> tuple[Any, Any]:
-    """Downloads beside the final folder and renames, so that half a dataset is never found."""
-    fresh = None
-    try:
-        own.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{own.name}-", dir=own.parent))
-        # torchvision prints while it downloads; stdout belongs to the program's own results.
-        with contextlib.redirect_stdout(sys.stderr):
-            _open(name, fresh, download=True)
-        with contextlib.suppress(OSError):  # another process was first: its copy is as good
-            fresh.rename(own)
-        return _open(name, own, download=False)
-    except Exception as error:  # no network, a server's refusal, a full disk, a checksum
-        given = f"not found, and the download failed ({_reason(error)})"
-        accepted = (
-            f"files in {own} or {root} (the folder is $CLRAY_DATA_CACHE, or ~/.cache/clray), "
-            "or a network to download them; copy that folder from a machine that has one"
-        )
-        raise BadData(f"benchmark.dataset: torchvision/{name}", given, accepted) from None
-    finally:
-        if fresh is not None:
-            shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _open(name: str, folder: Path, *, download: bool) -> tuple[Any, Any]:
+def _construct(name: str, folder: Path, download: bool) -> tuple[Any, Any]:
     from torchvision import datasets
 
     known = KNOWN[name]
@@ -158,44 +122,38 @@ def _open(name: str, folder: Path, *, download: bool) -> tuple[Any, Any]:
     )
 
 
-def _tensors(dataset: Any, where: str, source: Source) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, C, H, W] and labels int64 [N]."""
-    stored = getattr(dataset, "data", None)
-    labels = _labels(dataset)
-    if isinstance(stored, np.ndarray | Tensor) and labels is not None:
-        images = torch.as_tensor(stored)
-        if images.ndim == 3:
-            images = images.unsqueeze(1)
-        elif images.shape[1] not in (1, 3):
-            images = images.permute(0, 3, 1, 2)
-        return fit_images(images, source), labels
-    found: list[int] = [0] * len(dataset)
+@functools.lru_cache(maxsize=4)
+def _half(name: str, half: int, folder: str) -> Half:
+    dataset = _open(name, folder)[half]
+    where = f"{name} ({'test' if half else 'train'})"
+    stored, labels = getattr(dataset, "data", None), _labels(dataset)
+    if labels is None:
+        labels = torch.tensor([int(dataset[i][1]) for i in range(len(dataset))])
+    if name == "EMNIST/letters":  # stored as 1 .. 26
+        labels = labels - 1
+    if isinstance(stored, np.ndarray | Tensor):
+        pixels = torch.as_tensor(stored)
+        if pixels.ndim == 3:
+            pixels = pixels.unsqueeze(1)
+        elif pixels.shape[1] not in (1, 3):
+            pixels = pixels.permute(0, 3, 1, 2)
+        return Half(where, labels, pixels)
 
-    def read(i: int) -> Image.Image:
-        image, found[i] = dataset[i]
-        if not isinstance(image, Image.Image):
-            raise TypeError(f"got {type(image).__name__}, not an image")
-        return image
+    def image(i: int) -> Image.Image:
+        found = dataset[i][0]
+        if not isinstance(found, Image.Image):
+            raise TypeError(f"got {type(found).__name__}, not an image")
+        return found
 
-    images = stack_images(len(dataset), read, lambda i: f"{where}, item {i}", source)
-    return images, torch.tensor([int(n) for n in found], dtype=torch.int64)
+    return Half(where, labels, None, image)
 
 
 def _labels(dataset: Any) -> Tensor | None:
-    for name in ("targets", "labels"):
+    """int64 [N] where the dataset has them at hand."""
+    for name in ("targets", "labels", "_labels"):
         values = getattr(dataset, name, None)
         if values is not None:
             labels = torch.as_tensor(values).long()
             return labels[:, 0] if labels.ndim == 2 else labels  # QMNIST keeps more per image
-    return None
-
-
-def _damaged(name: str, folder: Path, error: Exception) -> BadData:
-    given = f"files that cannot be read ({_reason(error)})"
-    accepted = "whole files; remove the folder to have them downloaded again"
-    return BadData(f"{folder}: torchvision/{name}", given, accepted)
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
+    samples = getattr(dataset, "_samples", None)
+    return None if samples is None else torch.tensor([int(sample[1]) for sample in samples])

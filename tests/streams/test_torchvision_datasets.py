@@ -162,5 +162,5 @@ def test_labels_that_are_no_classes(
             self.data, self.targets = grey, [0, -1] * 6
 
     halves(Labels)
-    with pytest.raises(BadData, match=r"PCAM \(train\): label of row 1: got -1"):
+    with pytest.raises(BadData, match=r"PCAM \(train\), row 1: label: got '-1'"):
         load("PCAM")

@@ -1,0 +1,25 @@
+"""Fixed orders of tasks that were published: the task, as defined, at each position.
+
+Those of CIFAR-100 are the five of APD (Yoon, Kim, Yang and Hwang, ICLR 2020), with superclasses
+numbered as the dataset does.
+"""
+
+from __future__ import annotations
+
+ORDERS: dict[str, dict[str, tuple[int, ...]]] = {
+    "cifar100-split": {
+        "A": tuple(range(10)),
+        "B": (1, 7, 4, 5, 2, 0, 8, 6, 9, 3),
+        "C": (7, 0, 5, 1, 8, 4, 3, 6, 2, 9),
+        "D": (5, 8, 2, 9, 0, 4, 3, 7, 6, 1),
+        "E": (2, 9, 5, 4, 8, 0, 6, 1, 3, 7),
+    },
+    "cifar100-superclass": {
+        "A": tuple(range(20)),
+        "B": (15, 12, 5, 9, 7, 16, 18, 17, 1, 0, 3, 8, 11, 14, 10, 6, 2, 4, 13, 19),
+        "C": (17, 1, 19, 18, 12, 7, 6, 0, 11, 15, 10, 5, 13, 3, 9, 16, 4, 14, 2, 8),
+        "D": (11, 9, 6, 5, 12, 4, 0, 10, 13, 7, 14, 3, 15, 16, 8, 1, 2, 19, 18, 17),
+        "E": (6, 14, 0, 11, 12, 17, 13, 4, 9, 1, 7, 19, 8, 10, 3, 15, 18, 5, 2, 16),
+    },
+}
+"""By stream and letter."""
