@@ -27,6 +27,8 @@ for _name, _value in {
 
 import ray  # noqa: E402
 
+from clray.errors import BadInput  # noqa: E402
+
 _TEMP_PREFIX = "clray-ray-"
 
 
@@ -78,6 +80,14 @@ def running() -> Iterator[None]:
     finally:
         with uninterrupted():  # a second Ctrl-C while cleaning up would leave processes behind
             stop(temp)
+
+
+def cause(error: BaseException) -> BaseException:
+    """The bad input that a Ray task found, or the error as it is."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, BadInput):
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return seen or error
 
 
 def num_cpus() -> int:

@@ -102,6 +102,11 @@ class Folder:
         if self.has(name):
             self._fs.delete_file(self._at(name))
 
+    def delete_folder(self, name: str) -> None:
+        """Remove a folder below this one, with all that it holds, if there is one."""
+        if self._fs.get_file_info(self._at(name)).type == fs.FileType.Directory:
+            self._fs.delete_dir(self._at(name))
+
     def write_json(self, name: str, value: Any) -> None:
         """Write one JSON value, for people: indented, keys in the order given."""
         self.write(name, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

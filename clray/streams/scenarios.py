@@ -25,7 +25,8 @@ from clray.streams.benchmark import RESOURCES, BenchmarkConfig
 from clray.streams.dataset import Dataset, Source
 from clray.streams.draws import Order, arrange
 from clray.streams.examples import TensorExamples
-from clray.streams.layout import Draw, Layout
+from clray.streams.layout import Draw, ImageShape, Layout
+from clray.streams.pieces import Listing
 from clray.task import Stream, Task
 
 # Fields whose defaults benchmarks set: bounds and description stand here, once.
@@ -119,6 +120,22 @@ class InMemory(BenchmarkConfig):
             std=self.std,
             augment=self.augment,
         )
+
+    def listing(self) -> Listing:
+        """The dataset as pieces.
+
+        Raises:
+            BadInput: data that are missing or damaged as a whole.
+        """
+        return sources.listing(self._source)
+
+    def check_shape(self, shape: ImageShape) -> None:
+        """Refuse images (C, H, W) that do not fit the knobs.
+
+        Raises:
+            BadSpec: another number of channels than ``mean`` has.
+        """
+        self._check_mean(shape[0])
 
     @abstractmethod
     def layout(self, draw: Draw) -> Layout:

@@ -1,0 +1,460 @@
+"""Builds a stored stream: cut into tasks once, by the whole cluster, kept where all can read it.
+
+Three passes, each shared out by Ray Data: labels are read, and the benchmark decides on them which
+row belongs to which task and split; each piece of the source is decoded into a fragment; shards are
+gathered from fragments. Fragments and records of what is done lie in ``_building`` below the
+stream's folder, so that a build that was killed goes on where it stopped; the manifest comes last.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import ray
+import ray.data
+import torch
+from numpy.typing import NDArray
+
+import clray
+from clray import ray_session
+from clray.errors import BadData, BadInput
+from clray.events import Progressed
+from clray.store import Folder
+from clray.streams.cutting import Cut, Fragment, ShardPlan
+from clray.streams.layout import Draw, ImageShape, Layout
+from clray.streams.manifest import (
+    BUILDING,
+    NAME,
+    SPLITS,
+    Manifest,
+    Shard,
+    StoredTask,
+    digest,
+    read_manifest,
+    unreachable,
+    write_manifest,
+)
+from clray.streams.pieces import BadRow, Listing, Piece
+from clray.streams.scenarios import InMemory
+from clray.streams.shards import read_blocks, rows_per_block, rows_per_shard, write_shard
+
+logging.getLogger("ray.data").setLevel(logging.ERROR)  # ray.data has just set another
+
+OnBadRow = Literal["error", "skip"]
+Watch = Callable[[object], None]
+TO = "--to"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build came to.
+
+    Attributes:
+        manifest: of the stream.
+        was_stored: whether it was there already.
+        seconds: what the build took.
+    """
+
+    manifest: Manifest
+    was_stored: bool
+    seconds: float
+
+
+def build(
+    benchmark: InMemory,
+    name: str,
+    to: str,
+    *,
+    seed: int,
+    validation_fraction: float,
+    on_bad_row: OnBadRow,
+    watch: Watch,
+) -> Built:
+    """Store the stream of a benchmark, or what is left of it.
+
+    Args:
+        benchmark: what is stored.
+        name: of the benchmark.
+        to: a new folder, or one that holds this very stream, whole or in part.
+        seed: of all draws, as a trial's.
+        validation_fraction: share of each task's training examples that is held out.
+        on_bad_row: whether a row that cannot be used stops the build, or is left out and counted.
+        watch: is told Progressed and Warned.
+
+    Raises:
+        BadInput: knobs that contradict the data; data that are missing, damaged or do not fit; a
+            folder that holds something else or cannot be written to.
+    """
+    start = time.monotonic()
+    benchmark.check()
+    folder = Folder(to, TO)
+    listing = benchmark.listing()
+    source = {
+        "benchmark": {"name": name, **benchmark.model_dump(mode="json")},
+        "seed": seed,
+        "validation_fraction": validation_fraction,
+        "on_bad_row": on_bad_row,
+    }
+    plan = {"source": source, "source_hash": digest([source, listing.identity])}
+    stored = claim(folder, plan)
+    if stored is not None:
+        return Built(stored, was_stored=True, seconds=time.monotonic() - start)
+    with ray_session.running():
+        job = _Build(benchmark, listing, folder, plan, watch)
+        manifest = job.run(seed, validation_fraction, skip=on_bad_row == "skip")
+    return Built(manifest, was_stored=False, seconds=time.monotonic() - start)
+
+
+def claim(folder: Folder, plan: dict[str, Any]) -> Manifest | None:
+    """Make sure that a folder is free for what is planned; the manifest if it holds that already.
+
+    Args:
+        folder: local or not.
+        plan: with ``source_hash``, which tells one stream from another.
+
+    Raises:
+        BadData: the folder holds something else, or cannot be read or written.
+    """
+    try:
+        names = folder.names()
+        if NAME in names:
+            manifest = read_manifest(folder.uri, TO)
+            if manifest.source_hash != plan["source_hash"]:
+                accepted = "a new folder, or the one of this very stream: nothing is overwritten"
+                raise BadData(TO, f"{folder.uri}, which holds another stream", accepted)
+            if BUILDING in names:  # killed between the manifest and the end
+                folder.delete_folder(BUILDING)
+            return manifest
+        begun = folder / BUILDING
+        if begun.has("plan.json"):
+            if begun.read_json("plan.json")["source_hash"] != plan["source_hash"]:
+                given = f"{folder.uri}, where the build of another stream has begun"
+                raise BadData(TO, given, "a new folder, or the same build to go on with")
+        elif names:
+            given = f"{folder.uri}, which holds {names[0]}"
+            raise BadData(TO, given, "an empty or a new folder: nothing is overwritten")
+        else:
+            begun.write_json("plan.json", plan)
+    except OSError as error:
+        raise unreachable(TO, folder.uri, error) from None
+    return None
+
+
+def spread(work: Callable[[Any], Any], items: Sequence[Any], **options: Any) -> Iterator[Any]:
+    """What ``work`` makes of each item, anywhere in the cluster, as it is done.
+
+    Args:
+        work: is given an item, and returns something small.
+        items: what there is to do; each travels by itself.
+        options: of Ray Data's ``map``, such as ``num_gpus``.
+
+    Raises:
+        BadInput: what ``work`` raised.
+    """
+    if not items:
+        return
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    references = [ray.put(item) for item in items]
+
+    def do(row: dict[str, Any]) -> dict[str, Any]:
+        return {"done": pickle.dumps(work(ray.get(references[row["item"]])))}
+
+    with ray.data.DataContext.current(context):
+        numbers = ray.data.from_items(
+            [{"item": number} for number in range(len(items))], override_num_blocks=len(items)
+        )
+        try:
+            for row in numbers.map(do, **options).iter_rows():
+                yield pickle.loads(row["done"])
+        except Exception as error:
+            raise ray_session.cause(error) from None
+
+
+class _Build:
+    """A build under way."""
+
+    def __init__(
+        self,
+        benchmark: InMemory,
+        listing: Listing,
+        folder: Folder,
+        plan: dict[str, Any],
+        watch: Watch,
+    ) -> None:
+        self.benchmark, self.listing, self.folder = benchmark, listing, folder
+        self.plan, self.watch = plan, watch
+        self.own = folder / BUILDING
+
+    def run(self, seed: int, validation_fraction: float, *, skip: bool) -> Manifest:
+        pieces = (*self.listing.train, *self.listing.test)
+        labels, skipped = self._read_labels(pieces, skip)
+        half = len(self.listing.train)
+        train_y = np.concatenate(labels[:half])
+        names = self.listing.class_names or tuple(map(str, range(int(train_y.max(initial=-1)) + 1)))
+        self._check_test_labels(labels[half:], len(names), skip, skipped)
+        test_y = np.concatenate(labels[half:])
+        draw = Draw(
+            torch.from_numpy(train_y),
+            torch.from_numpy(test_y),
+            len(names),
+            self.benchmark.train_fraction,
+            validation_fraction,
+            seed,
+        )
+        layout = self.benchmark.layout(draw)
+        shape = _shape(pieces)
+        self.benchmark.check_shape(shape)
+        cut = Cut(self.listing, (train_y, test_y), layout)
+        bad_images = self._decode(cut.fragments, shape, skip)
+        tasks = self._gather(cut, bad_images, layout, shape)
+        for fragment in cut.fragments:
+            skipped[_file(fragment.piece)] += len(bad_images[fragment.path])
+        manifest = Manifest(
+            version=clray.__version__,
+            **self.plan,
+            scenario=self.benchmark.scenario,
+            num_classes=layout.num_classes,
+            shape=shape,
+            mean=self.benchmark.mean,
+            std=self.benchmark.std,
+            augment=self.benchmark.augment,
+            class_names=_unit_names(layout, names),
+            validation_fraction=validation_fraction,
+            seed=seed,
+            block_rows=rows_per_block(int(np.prod(shape))),
+            graded_together=layout.graded_together,
+            skipped={where: count for where, count in skipped.items() if count},
+            tasks=tasks,
+        )
+        write_manifest(self.folder, manifest)
+        self.folder.delete_folder(BUILDING)
+        return manifest
+
+    # Labels.
+
+    def _read_labels(
+        self, pieces: Sequence[Piece], skip: bool
+    ) -> tuple[list[NDArray[np.int64]], Counter[str]]:
+        """Labels of each piece, and how many rows of each file have none."""
+        found: dict[int, Any] = {}
+        bad: Counter[str] = Counter()
+        total, done = sum(map(len, pieces)), 0
+        self.watch(Progressed("labels", 0, total))
+
+        def read(numbered: tuple[int, Piece]) -> Any:
+            number, piece = numbered
+            labels, rows = piece.labels()
+            if rows and not skip:
+                raise _refused(rows[0])
+            return number, labels.numpy(), len(rows)
+
+        for number, labels, count in spread(read, list(enumerate(pieces))):
+            found[number] = labels
+            bad[_file(pieces[number])] += count
+            done += len(labels)
+            self.watch(Progressed("labels", done, total))
+        return [found[number] for number in range(len(pieces))], bad
+
+    def _check_test_labels(
+        self,
+        labels: list[NDArray[np.int64]],
+        num_classes: int,
+        skip: bool,
+        skipped: Counter[str],
+    ) -> None:
+        """Refuse, or drop, test rows of classes that no training row has, where nothing else has
+        said how many classes there are.
+
+        Raises:
+            BadData: such a row, unless they are skipped.
+        """
+        for piece, own in zip(self.listing.test, labels, strict=True):
+            wrong = np.flatnonzero(own >= num_classes)
+            if len(wrong) and not skip:
+                accepted = f"0 to {num_classes - 1}, the classes of the training examples"
+                where = f"{piece.where}: label of row {wrong[0]} of these"
+                raise _refused(BadRow(int(wrong[0]), where, str(own[wrong[0]]), accepted))
+            own[wrong] = -1
+            skipped[_file(piece)] += len(wrong)
+
+    # Fragments.
+
+    def _decode(
+        self, fragments: list[Fragment], shape: ImageShape, skip: bool
+    ) -> dict[str, list[int]]:
+        """Decode what is not decoded yet; positions of bad rows, by the fragment's path."""
+        records = self.own / "fragments"
+        known = {name.removesuffix(".json") for name in records.names() if name.endswith(".json")}
+        bad = {f.path: records.read_json(f"{f.path}.json") for f in fragments if f.path in known}
+        left = [fragment for fragment in fragments if fragment.path not in known]
+        total = sum(len(fragment.rows) for fragment in fragments)
+        done = total - sum(len(fragment.rows) for fragment in left)
+        self.watch(Progressed("images", done, total))
+        uri = records.uri
+
+        def decode(fragment: Fragment) -> Any:
+            return fragment.path, write_fragment(uri, fragment, shape, skip), len(fragment.rows)
+
+        for path, rows, count in spread(decode, left):
+            bad[path] = rows
+            done += count
+            self.watch(Progressed("images", done, total))
+        return bad
+
+    # Shards.
+
+    def _gather(
+        self, cut: Cut, bad: dict[str, list[int]], layout: Layout, shape: ImageShape
+    ) -> tuple[StoredTask, ...]:
+        plans = cut.shards(bad, rows_per_shard(int(np.prod(shape))))
+        self._check_whole(plans, layout)
+        everything = [plan for several in plans.values() for plan in several]
+        records = self.own / "shards"
+        known = set(records.names())
+        shards: dict[str, Shard] = {}
+        for plan in everything:
+            if _record(plan) in known:
+                shards[plan.path] = Shard.model_validate(records.read_json(_record(plan)))
+        total = len(everything)
+        self.watch(Progressed("shards", len(shards), total))
+        uri = self.folder.uri
+
+        def gather(plan: ShardPlan) -> Any:
+            return write_planned(uri, plan, layout, shape).model_dump(mode="json")
+
+        for plain in spread(gather, [plan for plan in everything if plan.path not in shards]):
+            shard = Shard.model_validate(plain)
+            shards[shard.path] = shard
+            self.watch(Progressed("shards", len(shards), total))
+        return tuple(
+            StoredTask(
+                name=task.name,
+                classes=task.classes,
+                **{
+                    split: tuple(shards[plan.path] for plan in plans[index, split])
+                    for split in SPLITS
+                },
+            )
+            for index, task in enumerate(layout.tasks)
+        )
+
+    def _check_whole(self, plans: Any, layout: Layout) -> None:
+        """Refuse tasks that bad rows have left empty.
+
+        Raises:
+            BadData: such a one.
+        """
+        for (index, split), several in plans.items():
+            if not several:
+                where = f"{split} examples of task {layout.tasks[index].name!r}"
+                raise BadData(where, 0, "1 or more that can be used")
+
+
+def write_fragment(uri: str, fragment: Fragment, shape: ImageShape, skip: bool) -> list[int]:
+    """Decode a fragment and record that it is done; the positions of its bad rows.
+
+    Raises:
+        BadData: a bad row, unless they are skipped; a place that cannot be written to.
+    """
+    order = fragment.rows.argsort()
+    images, bad = fragment.piece.images(fragment.rows[order].tolist(), shape)
+    if bad and not skip:
+        raise _refused(bad[0])
+    x = np.empty((len(order), int(np.prod(shape))), np.uint8)
+    x[order] = images.numpy().reshape(x.shape)
+    wrong = {row.index for row in bad}
+    positions = [i for i, row in enumerate(fragment.rows.tolist()) if row in wrong]
+    folder = Folder(uri, TO)
+    try:
+        text = ",".join(map(str, shape))
+        rows = (x, fragment.labels, fragment.rows)
+        write_shard(folder, f"{fragment.path}.parquet", rows, rows_per_block(x.shape[1]), text)
+        folder.write_json(f"{fragment.path}.json", positions)
+    except OSError as error:
+        raise unreachable(TO, uri, error) from None
+    return positions
+
+
+def write_planned(uri: str, plan: ShardPlan, layout: Layout, shape: ImageShape) -> Shard:
+    """Gather a shard from fragments, in the guise of its task, and record that it is done.
+
+    Raises:
+        BadData: a fragment is damaged; a place that cannot be written to.
+    """
+    row_bytes = int(np.prod(shape))
+    size = rows_per_block(row_bytes)
+    xs, ys = [], []
+    for path, positions in plan.found:
+        blocks, index = np.unique(positions // size, return_inverse=True)
+        wanted = [(f"{path}.parquet", int(block)) for block in blocks]
+        x, y, _ = read_blocks(f"{uri}/{BUILDING}/fragments", wanted, row_bytes)
+        inside = index * size + positions % size  # every block but a fragment's last is full
+        xs.append(x[inside])
+        ys.append(y[inside])
+    x, y = np.concatenate(xs), np.concatenate(ys)
+    if layout.transform is not None:
+        shown = layout.transform(shape, torch.device("cpu"))
+        images = shown(torch.from_numpy(x).view(-1, *shape), plan.domain)
+        x = images.contiguous().numpy().reshape(x.shape)
+    units = y if layout.units is None else layout.units.numpy()[y]
+    rows = (x, units + layout.label_stride * plan.domain, plan.ids)
+    folder = Folder(uri, TO)
+    try:
+        shard = write_shard(folder, plan.path, rows, size, ",".join(map(str, shape)))
+        records = folder / BUILDING / "shards"
+        records.write_json(_record(plan), shard.model_dump(mode="json"))
+    except OSError as error:
+        raise unreachable(TO, uri, error) from None
+    return shard
+
+
+def _file(piece: Piece) -> str:
+    """The name of the file that a piece is of."""
+    return piece.where.rpartition(", rows ")[0] or piece.where
+
+
+def _record(plan: ShardPlan) -> str:
+    return plan.path.replace("/", ".").removesuffix("parquet") + "json"
+
+
+def _shape(pieces: Sequence[Piece]) -> ImageShape:
+    """That of the first image that can be decoded.
+
+    Raises:
+        BadData: none can.
+    """
+    first: BadRow | None = None
+    for piece in pieces:
+        for row in range(len(piece)):
+            images, bad = piece.images([row], None)
+            if not bad:
+                _, channels, height, width = images.shape
+                return channels, height, width
+            first = first or bad[0]
+    if first is None:
+        raise BadData("benchmark.dataset", "no rows", "one image or more")
+    raise _refused(first)
+
+
+def _refused(row: BadRow) -> BadInput:
+    accepted = f"{row.accepted} (--on-bad-row skip leaves such rows out and counts them)"
+    return BadData(row.where, row.given, accepted)
+
+
+def _unit_names(layout: Layout, names: Sequence[str]) -> tuple[str, ...]:
+    """The classes that each output unit stands for."""
+    if layout.units is None:
+        return tuple(names) if layout.label_stride == 0 else ()
+    units = layout.units.tolist()
+    return tuple(
+        ", ".join(name for name, own in zip(names, units, strict=True) if own == unit)
+        for unit in range(layout.num_classes)
+    )
