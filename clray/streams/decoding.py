@@ -6,6 +6,7 @@ import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,11 @@ def decode(encoded: Sequence[bytes | None], source: Source, shape: Shape | None)
     """
     # One buffer, cut into views: a tensor made of each would copy and warn.
     joined = bytearray().join(content or b"" for content in encoded)
-    buffer = torch.frombuffer(joined or bytearray(1), dtype=torch.uint8)
-    views = buffer.split_with_sizes([len(content or b"") for content in encoded] or [1])
+    buffer = torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0).byte()
+    ends = accumulate((len(content or b"") for content in encoded), initial=0)
     found = [
-        EMPTY if content is None else _decode(content, view, source)
-        for content, view in zip(encoded, views, strict=bool(joined))
+        EMPTY if content is None else _decode(content, buffer[low:high], source)
+        for content, (low, high) in zip(encoded, pairwise(ends), strict=True)
     ]
     return stack(found, source, shape)
 
@@ -161,14 +162,16 @@ def _decode(content: bytes, view: Tensor, source: Source) -> Tensor | Fault:
         if image is None:
             return _finish(Image.open(io.BytesIO(content)), source)
         side, (own, height, width) = source.image_size, image.shape
-        if (source.channels or own) >= own:
-            grown = image.expand(source.channels or own, -1, -1)
+        channels = source.channels or own
+        if channels >= own:
+            if channels > own:
+                image = image.expand(channels, -1, -1)
             if side is None or (height, width) == (side, side):
-                return grown
+                return image
             if pads(source, height, width):
-                return pad(grown, side)
+                return pad(image, side)
         pixels = image.permute(1, 2, 0).numpy()
-        return _finish(Image.fromarray(pixels[:, :, 0] if image.shape[0] == 1 else pixels), source)
+        return _finish(Image.fromarray(pixels[:, :, 0] if own == 1 else pixels), source)
     except Exception as error:  # whatever a damaged file makes the decoder raise
         return _undecodable(error)
 

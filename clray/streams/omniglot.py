@@ -69,7 +69,8 @@ class TurnedRows:
         which = torch.tensor([places[file] for _, file, _ in chosen], dtype=torch.int64)
         turns = torch.tensor([turn for _, _, turn in chosen], dtype=torch.int64)
         images = drawings[which]
-        for turn in range(1, TURNS):
+        square = images.shape[2] == images.shape[3]  # else none is good
+        for turn in range(1, TURNS if square else 1):
             own = turns == turn
             images[own] = torch.rot90(images[own], turn, (2, 3))
         found = {i: faults[n] for i, n in enumerate(which.tolist()) if n in faults}

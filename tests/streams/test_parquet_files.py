@@ -18,6 +18,7 @@ from PIL import Image
 from clray.errors import BadData
 from clray.streams import parquet_files, sources
 from clray.streams.dataset import Dataset, Source
+from clray.streams.pieces import Piece
 
 WriteParquet = Callable[..., Path]
 LABELS = [0, 1, 2] * 4
@@ -269,6 +270,161 @@ class TestBadInput:
     def test_lists_of_several_lengths(self) -> None:
         pq.write_table(pa.table({"image": [[[1, 2]], [[3]]], "label": [0, 2]}), self.train)
         self.refused("row 1: image: got .other pixels.; accepted: as many pixels as in the others")
+
+
+class TestBadRows:
+    """A row that cannot be used is told by its piece, with the file and its number there."""
+
+    def pieces(self, folder: Path, **knobs: Any) -> tuple[Piece, ...]:
+        pieces = sources.listing(Source(f"parquet:{folder}", **knobs)).train
+        assert sum(map(len, pieces)) == 6
+        return pieces
+
+    @pytest.fixture
+    def test_half(self, write_parquet: WriteParquet, grey: NDArray[np.uint8]) -> None:
+        write_parquet(grey, LABELS, "test-0")
+
+    def test_labels(
+        self, write_parquet: WriteParquet, grey: NDArray[np.uint8], tmp_path: Path, test_half: None
+    ) -> None:
+        labels = [1, None, -3, 0, 7, 1]
+        file = write_parquet(
+            grey[:6], labels, label_type=pa.int32(), metadata={"classes": "a,b"}, row_group_size=4
+        )
+        found, bad = self.pieces(tmp_path)[0].labels()
+        assert found.tolist() == [1, -1, -1, 0, -1, 1]
+        assert [(row.index, row.where, row.given) for row in bad] == [
+            (1, f"{file}, row 1: label", "an empty cell"),
+            (2, f"{file}, row 2: label", "-3"),
+            (4, f"{file}, row 4: label", "7"),
+        ]
+        assert bad[2].accepted == "whole numbers from 0 to 1, one per class"
+
+    def test_images(
+        self,
+        write_parquet: WriteParquet,
+        grey: NDArray[np.uint8],
+        tmp_path: Path,
+        test_half: None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("clray.streams.decoding.PIECE_ROWS", 3)
+        whole = encoded(grey[4])
+        images = [grey[0], b"no image", grey[2], grey[3][:4], whole, whole[:-30]]
+        file = write_parquet(images, LABELS[:6])
+        first, second = self.pieces(tmp_path)
+        assert second.where == f"{file}, rows 3 to 5"
+        found, bad = first.images([1, 2], None)
+        assert [(row.index, row.where) for row in bad] == [(1, f"{file}, row 1: image")]
+        assert np.array_equal(found[1, 0].numpy(), grey[2])
+        found, bad = second.images([0, 1, 2], (1, 6, 6))
+        assert [row.index for row in bad] == [0, 2]
+        assert [row.where for row in bad] == [f"{file}, row 3: image", f"{file}, row 5: image"]
+        assert bad[0].given == "an image of 1 x 4 x 6"
+        assert np.array_equal(found[1, 0].numpy(), grey[4])
+        assert not found[[0, 2]].any()
+
+    @pytest.mark.parametrize("kind", ["encoded", "lists", "fixed-binary"])
+    def test_empty_cells(self, kind: str, tmp_path: Path, grey: NDArray[np.uint8]) -> None:
+        if kind == "encoded":
+            cells: list[Any] = [{"bytes": encoded(own), "path": "a"} for own in grey[:6]]
+            cells[2] = {"bytes": None, "path": "b"}
+            column = pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+        elif kind == "lists":
+            cells = grey[:6].tolist()
+            cells[2] = [[1] * 6] * 5
+            column = pa.array(cells)
+        else:
+            cells = [own.tobytes() for own in grey[:6]]
+            cells[2] = None
+            column = pa.array(cells, pa.binary(36))
+        cells[4] = None
+        column = pa.array(cells, column.type)
+        for split in ("train-0", "test-0"):
+            table = pa.table({"image": column, "label": LABELS[:6]})
+            pq.write_table(table, tmp_path / f"{split}.parquet")
+        found, bad = self.pieces(tmp_path)[0].images(range(1, 6), None)
+        assert [row.index for row in bad] == [2, 4]
+        assert bad[1].given == "an empty cell"
+        assert np.array_equal(found[[0, 2, 4], 0].numpy(), grey[[1, 3, 5]])
+
+
+class TestBadFiles:
+    """A file that cannot be used at all is named, when listed or when read."""
+
+    @pytest.fixture(autouse=True)
+    def _files(self, write_parquet: WriteParquet, grey: NDArray[np.uint8], tmp_path: Path) -> None:
+        self.source = Source(f"parquet:{tmp_path}")
+        self.files = [write_parquet(grey, LABELS, f"train-{i}") for i in range(3)]
+        write_parquet(grey, LABELS, "test-0")
+
+    @pytest.mark.parametrize(
+        ("damage", "match"),
+        [
+            ("truncate", "train-2.parquet: got .*; accepted: a Parquet file, whole"),
+            ("empty", "train-2.parquet: got .*; accepted: a Parquet file, whole"),
+            ("remove", "train-2.parquet: got .FileNotFoundError.*; accepted: a Parquet file"),
+            ("rename", "train-2.parquet: benchmark.label_column: got 'label'; .*image, labels"),
+            ("words", "train-2.parquet: column label: got 'string'; accepted: whole numbers"),
+            ("no rows", "train-2.parquet: got .*rows'"),
+        ],
+    )
+    def test_damage(
+        self, damage: str, match: str, write_parquet: WriteParquet, grey: NDArray[np.uint8]
+    ) -> None:
+        piece, last = sources.listing(self.source).train[2], self.files[2]
+        if damage in ("truncate", "empty"):
+            content = last.read_bytes()
+            last.write_bytes(content[: len(content) // 2 if damage == "truncate" else 0])
+        elif damage == "remove":
+            last.unlink()
+        elif damage == "rename":
+            write_parquet(grey, LABELS, "train-2", label="labels")
+        elif damage == "words":
+            write_parquet(grey, ["cat"] * 12, "train-2")
+        else:
+            write_parquet([], [], "train-2", label_type=pa.int64())
+        with pytest.raises(BadData, match=match):
+            piece.labels()
+        if damage != "remove":
+            with pytest.raises(BadData, match=match):
+                sources.listing(self.source)
+
+    def test_no_permission(self) -> None:
+        if os.geteuid() == 0:
+            pytest.skip("root may read everything")
+        self.files[1].chmod(0)
+        with pytest.raises(BadData, match=r"train-1.parquet: got .PermissionError"):
+            sources.listing(self.source)
+
+
+@pytest.mark.parametrize("groups", [7, 30, 1000])
+def test_rows_are_found_wherever_they_stand(
+    groups: int, write_parquet: WriteParquet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clray.streams.decoding.PIECE_ROWS", 20)
+    monkeypatch.setattr("clray.streams.parquet_pieces.BATCH_ROWS", 6)
+    pixels = np.arange(100, dtype=np.uint8).reshape(100, 1, 1).repeat(3, 1).repeat(3, 2)
+    for split in ("train-0", "test-0"):
+        write_parquet(pixels, range(100), split, row_group_size=groups)
+    pieces = sources.listing(Source(f"parquet:{tmp_path}")).train
+    assert max(map(len, pieces)) <= 20
+    starts = dict(zip(pieces, np.cumsum([0, *map(len, pieces)]).tolist(), strict=False))
+    for piece in (pieces[3], pieces[0], pieces[-1], pieces[1], pieces[2]):
+        rows = list(range(0, len(piece), 2))
+        images, _ = piece.images(rows, None)
+        assert images[:, 0, 0, 0].tolist() == [starts[piece] + row for row in rows]
+        assert piece.labels()[0].tolist() == list(range(starts[piece], starts[piece] + len(piece)))
+
+
+def test_validation_files_will_do_for_a_test_half(
+    write_parquet: WriteParquet, grey: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    write_parquet(grey, LABELS, "train-0")
+    write_parquet(grey[:5], LABELS[:5], "valid-0")
+    assert len(load(tmp_path).test_y) == 5
+    write_parquet(grey[:4], LABELS[:4], "test-0")
+    assert len(load(tmp_path).test_y) == 4
 
 
 def test_finding_reads_no_file(tmp_path: Path) -> None:
