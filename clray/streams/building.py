@@ -165,17 +165,21 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any], **options: Any) -> 
     references = [ray.put(item) for item in items]
 
     def do(row: dict[str, Any]) -> dict[str, Any]:
-        return {"done": pickle.dumps(work(ray.get(references[row["item"]])))}
+        try:
+            done = work(ray.get(references[row["item"]]))
+        except BadInput as error:  # raised here, it would come back as text in Ray's own error
+            done = error
+        return {"done": pickle.dumps(done)}
 
     with ray.data.DataContext.current(context):
         numbers = ray.data.from_items(
             [{"item": number} for number in range(len(items))], override_num_blocks=len(items)
         )
-        try:
-            for row in numbers.map(do, **options).iter_rows():
-                yield pickle.loads(row["done"])
-        except Exception as error:
-            raise ray_session.cause(error) from None
+        for row in numbers.map(do, **options).iter_rows():
+            done = pickle.loads(row["done"])
+            if isinstance(done, BadInput):
+                raise done
+            yield done
 
 
 class _Build:

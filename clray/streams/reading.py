@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 from collections import OrderedDict
 
 import torch
@@ -64,7 +65,9 @@ def whole(content: Content, part: Part) -> tuple[Tensor, Tensor]:
     """
     own = Content(content.uri, content.manifest, (part,))
     x, y = own.read(own.blocks)
-    return torch.from_numpy(x), torch.from_numpy(y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a view of what was read: nobody writes to it
+        return torch.from_numpy(x), torch.from_numpy(y)
 
 
 class _OnDevice:
