@@ -19,6 +19,8 @@ from clray.errors import BadData
 
 READERS = 32
 """Files that are opened at once where each costs a journey to an object store."""
+RETRY_SECONDS = 5
+"""How long ``gs://`` is tried again before it counts as out of reach."""
 
 
 @dataclass(frozen=True)
@@ -159,4 +161,8 @@ def digest(entries: Iterable[Entry]) -> dict[str, Any]:
 @functools.lru_cache(maxsize=32)
 def _file_system(root: str) -> Any:
     """One connection per bucket and process."""
-    return fs.FileSystem.from_uri(root)[0] if root else fs.LocalFileSystem()
+    if not root:
+        return fs.LocalFileSystem()
+    if not root.startswith("s3:") and "retry_limit_seconds" not in root:  # the default is minutes
+        root += f"{'&' if '?' in root else '?'}retry_limit_seconds={RETRY_SECONDS}"
+    return fs.FileSystem.from_uri(root)[0]

@@ -1,7 +1,8 @@
 """Fixed orders of tasks that were published: the task, as defined, at each position.
 
 Those of CIFAR-100 are the five of APD (Yoon, Kim, Yang and Hwang, ICLR 2020), with superclasses
-numbered as the dataset does.
+numbered as the dataset does. Those of the five datasets are what HALRP's code (Li et al., TKDE
+2024) draws from the seeds 0 to 4.
 """
 
 from __future__ import annotations
@@ -21,5 +22,12 @@ ORDERS: dict[str, dict[str, tuple[int, ...]]] = {
         "D": (11, 9, 6, 5, 12, 4, 0, 10, 13, 7, 14, 3, 15, 16, 8, 1, 2, 19, 18, 17),
         "E": (6, 14, 0, 11, 12, 17, 13, 4, 9, 1, 7, 19, 8, 10, 3, 15, 18, 5, 2, 16),
     },
+    "five-datasets": {
+        "0": (2, 0, 1, 3, 4),
+        "1": (2, 1, 4, 0, 3),
+        "2": (2, 4, 1, 3, 0),
+        "3": (3, 4, 1, 0, 2),
+        "4": (0, 3, 1, 4, 2),
+    },
 }
-"""By stream and letter."""
+"""By stream and name."""
