@@ -14,8 +14,9 @@ from clray.errors import BadSpec
 from clray.learner import Learner, Setup
 from clray.spec import Optimizer, Resources, TrialSpec, derive_seed
 from clray.streams import cumulate
+from clray.streams.augment import Augment
 from clray.streams.benchmark import BenchmarkConfig
-from clray.streams.transforms import Augment, Prepare
+from clray.streams.transforms import Prepare
 from clray.task import Stream
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from torch import Tensor
 
@@ -105,7 +105,7 @@ class Stream:
         num_classes: output units over the whole stream; labels are 0 .. num_classes - 1.
         image_shape: (C, H, W) of every example.
         mean, std: per-channel normalisation in [0, 1] units, applied after ``/ 255``; empty: none.
-        augment: name of the training augmentation (``clray.streams.transforms``).
+        augment: the training augmentation (``clray.streams.augment``).
     """
 
     tasks: tuple[Task, ...]
@@ -114,4 +114,4 @@ class Stream:
     image_shape: tuple[int, int, int]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    augment: str = "none"
+    augment: str | tuple[Any, ...] = "none"

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from clray.errors import BadData, BadInput
 from clray.spec import PIN, Scenario, Spec
 from clray.store import Folder
+from clray.streams.augment import Augmentation
 
 NAME = "manifest.json"
 BUILDING = "_building"
@@ -91,7 +92,7 @@ class Manifest(Spec):
     """Of each channel in [0, 1] units, taken off after / 255; empty: none."""
     std: tuple[float, ...] = ()
     """Of each channel, divided by after that; empty: none."""
-    augment: str = "none"
+    augment: Augmentation = "none"
     """What happens to training images when a method asks for augmentation."""
     class_names: tuple[str, ...] = ()
     """One per output unit, or none."""

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from clray.errors import BadSpec
 from clray.spec import Resources
-from clray.streams import sources
+from clray.streams import augment, sources
+from clray.streams.augment import Augmentation
 from clray.streams.benchmark import RESOURCES, BenchmarkConfig
 from clray.streams.dataset import Dataset, Source
 from clray.streams.draws import Order, arrange
@@ -52,10 +53,6 @@ ChannelDeviations = Annotated[
         max_length=3,
         description="Standard deviation of each channel, divided by after that; empty: none.",
     ),
-]
-Augmentation = Annotated[
-    Literal["none", "flip", "crop-flip"],
-    Field(description="What happens to training images when a method asks for augmentation."),
 ]
 WideScenario = Annotated[
     Literal["class-incremental", "task-incremental", "domain-incremental"],
@@ -93,6 +90,9 @@ class InMemory(BenchmarkConfig):
             raise BadSpec("benchmark.mean and std", given, "as many of one as of the other")
         if self.mean and self.channels is not None:
             self._check_mean(self.channels)
+        if not isinstance(self.augment, str):
+            side = self.image_size or 32  # the size is not known before an image is read
+            augment.check(self.augment, (self.channels or len(self.mean) or 3, side, side))
         self._check_tasks(sources.check(self._source))
         return len(self.task_order) if isinstance(self.task_order, tuple) else self.num_tasks
 
@@ -107,7 +107,7 @@ class InMemory(BenchmarkConfig):
         """See ``BenchmarkConfig.build``."""
         self.check()
         dataset = sources.load(self._source)
-        self._check_mean(dataset.image_shape[0])
+        self.check_shape(dataset.image_shape)
         held_out = validation_fraction if split == "validation" else None
         labels = (dataset.train_y, dataset.test_y, dataset.num_classes)
         layout = self.layout(Draw(*labels, self.train_fraction, held_out, seed))
@@ -133,9 +133,11 @@ class InMemory(BenchmarkConfig):
         """Refuse images (C, H, W) that do not fit the knobs.
 
         Raises:
-            BadSpec: another number of channels than ``mean`` has.
+            BadSpec: another number of channels than ``mean`` has, or an augmentation that does not
+                fit.
         """
         self._check_mean(shape[0])
+        augment.check(self.augment, shape)
 
     @abstractmethod
     def layout(self, draw: Draw) -> Layout:

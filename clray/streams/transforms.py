@@ -1,8 +1,8 @@
 """What happens to images on their way to a network, on whole batches and on their device.
 
 Domain transforms (``PixelPermutations``, ``Rotations``) make the tasks of domain streams out of one
-dataset and are part of the data: deterministic, uint8 to uint8, never stored. ``Augment`` is for
-training only. ``Prepare`` makes the float input of the network.
+dataset and are part of the data: deterministic, uint8 to uint8. ``Prepare`` makes the float input
+of the network. What happens to training images alone stands in ``augment``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-AUGMENTATIONS = ("none", "flip", "crop-flip")
-PADDING = 4
-"""Pixels that ``crop-flip`` adds on each side before it crops."""
 
 
 def permutation_tables(
@@ -139,38 +135,3 @@ class Prepare:
 
     def __reduce__(self) -> tuple[object, ...]:
         return Prepare, (self.mean, self.std)
-
-
-class Augment:
-    """Random changes to training images, on the whole batch at once.
-
-    Args:
-        name: ``none``; ``flip``, horizontally, with probability one half; ``crop-flip``, which also
-            shifts by up to 4 pixels in each direction, over black.
-        generator: source of randomness, on the CPU. Each call draws one number from it however
-            large the batch is, so that workers with uneven shares stay in step.
-    """
-
-    def __init__(self, name: str, generator: torch.Generator) -> None:
-        if name not in AUGMENTATIONS:
-            raise ValueError(f"no augmentation {name!r}; there are {', '.join(AUGMENTATIONS)}")
-        self.name = name
-        self.generator = generator
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] to the same."""
-        if self.name == "none":
-            return x
-        seed = torch.randint(2**62, (), generator=self.generator).item()
-        generator = torch.Generator().manual_seed(int(seed))
-        count, channels, height, width = x.shape
-        pad = PADDING if self.name == "crop-flip" else 0
-        flips = torch.randint(2, (count, 1), generator=generator, dtype=torch.bool)
-        shifts = torch.randint(2 * pad + 1, (2, count, 1), generator=generator)
-        columns = torch.arange(width).expand(count, width)
-        columns = torch.where(flips, columns.flip(1), columns) + shifts[0]
-        rows = torch.arange(height) + shifts[1]
-        positions = rows.unsqueeze(2) * (width + 2 * pad) + columns.unsqueeze(1)
-        positions = positions.view(count, 1, -1).to(x.device).expand(-1, channels, -1)
-        padded = F.pad(x, (pad,) * 4).flatten(2)
-        return padded.gather(2, positions).view(x.shape)

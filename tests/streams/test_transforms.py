@@ -4,13 +4,10 @@ import pickle
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from clray.streams.examples import Transform
 from clray.streams.transforms import (
-    AUGMENTATIONS,
-    Augment,
     PixelPermutations,
     Prepare,
     Rotations,
@@ -105,46 +102,3 @@ def test_prepare_scales_and_normalises() -> None:
     expected = torch.stack([(x[:, c] / 255 - mean[c]) / std[c] for c in range(3)], 1)
     torch.testing.assert_close(prepare(x), expected)
     assert torch.equal(x, images(4, 3, 5, 5))
-
-
-def test_no_augmentation_leaves_images_and_generator_alone() -> None:
-    generator = torch.Generator().manual_seed(1)
-    x = images(4, 3, 5, 5)
-    assert Augment("none", generator)(x) is x
-    assert torch.equal(generator.get_state(), torch.Generator().manual_seed(1).get_state())
-
-
-def test_flips_turn_over_about_half_of_the_images() -> None:
-    x = images(200, 3, 5, 5)
-    out = Augment("flip", torch.Generator().manual_seed(1))(x)
-    same = (out == x).flatten(1).all(1)
-    over = (out == x.flip(3)).flatten(1).all(1)
-    assert torch.all(same | over)
-    assert 60 < int(over.sum()) < 140
-
-
-def test_crops_are_windows_of_the_padded_image() -> None:
-    x = images(50, 3, 6, 6)
-    out = Augment("crop-flip", torch.Generator().manual_seed(1))(x)
-    padded = F.pad(x, (4, 4, 4, 4))
-    found = 0
-    for i in range(50):
-        windows = [padded[i, :, r : r + 6, c : c + 6] for r in range(9) for c in range(9)]
-        found += any(torch.equal(out[i], w) or torch.equal(out[i], w.flip(2)) for w in windows)
-    assert found == 50
-
-
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_augmentation_is_a_function_of_its_generator(name: str) -> None:
-    x = images(9, 3, 6, 6)
-    augment = Augment(name, torch.Generator().manual_seed(4))
-    copy = pickle.loads(pickle.dumps(augment))
-    assert torch.equal(augment(x), copy(x))
-    augment(x)
-    copy(x[:2])  # however large the batch was
-    assert torch.equal(augment(x), copy(x))
-
-
-def test_an_unknown_augmentation_is_refused() -> None:
-    with pytest.raises(ValueError, match="there are none, flip, crop-flip"):
-        Augment("jitter", torch.Generator())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from clray.streams.augment import Augmentation
 from clray.streams.scenarios import (
-    Augmentation,
     ChannelDeviations,
     ChannelMeans,
     DatasetName,

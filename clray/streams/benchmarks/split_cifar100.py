@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+from clray.streams.augment import Augmentation
 from clray.streams.scenarios import (
-    Augmentation,
     ChannelDeviations,
     ChannelMeans,
     DatasetName,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from clray.streams.augment import Augmentation
 from clray.streams.scenarios import (
-    Augmentation,
     ChannelDeviations,
     ChannelMeans,
     DatasetName,
