@@ -24,6 +24,8 @@ KINDS = (
     *("digits", "mnist10k", "parquet", "folder", "torchvision", "synthetic", "omniglot"),
     *("notmnist", "tiny", "tiny-annotated", "joined"),
 )
+LIMITS = {"mnist10k": 3000}
+"""Rows of a piece, where not 60."""
 
 
 def images(folder: Path, count: int, seed: int = 0, side: int = 6) -> None:
@@ -56,7 +58,7 @@ def source(
     """A small source of each kind, in several pieces."""
     kind = request.param
     for module in (decoding, synthetic, omniglot):
-        monkeypatch.setattr(module, "PIECE_ROWS", 3000 if kind == "mnist10k" else 60)
+        monkeypatch.setattr(module, "PIECE_ROWS", LIMITS.get(kind, 60))
     monkeypatch.setenv("CLRAY_DATA_CACHE", str(tmp_path))
     if kind == "digits":
         return Source("digits")
@@ -145,7 +147,7 @@ def test_pieces_together_are_the_dataset(source: Source) -> None:
         (listing.test, dataset.test_x, dataset.test_y),
     )
     for listed, x, y in halves:
-        assert all(0 < len(piece) <= decoding.PIECE_ROWS for piece in listed)
+        assert all(0 < len(piece) <= LIMITS.get(source.dataset, 60) for piece in listed)
         pieces: list[Piece] = [pickle.loads(pickle.dumps(piece)) for piece in listed]
         labels = [piece.labels() for piece in pieces]
         assert torch.equal(torch.cat([own for own, _ in labels]), y)
