@@ -13,25 +13,38 @@ import torch
 from pydantic import BeforeValidator
 from torch import Tensor
 
-from clray.errors import BadData, BadSpec
+from clray.errors import BadData, BadSpec, nearest_name
 from clray.spec import derive_seed
+from clray.streams.task_orders import ORDERS
 
-ORDERS = "natural, trial-seed, a seed (a whole number from 0 up) or a list of different numbers"
+PUBLISHED = {
+    f"{name}/{letter}": order for name, own in ORDERS.items() for letter, order in own.items()
+}
+ACCEPTED = (
+    "natural, trial-seed, a seed (a whole number from 0 up), a list of different numbers, or a "
+    "published order such as cifar100-split/B"
+)
 
 
 def _order(value: Any) -> Any:
-    if value in ("natural", "trial-seed"):
-        return value
+    if isinstance(value, str):
+        if value in ("natural", "trial-seed", *PUBLISHED):
+            return value
+        nearest = nearest_name(value, ["natural", "trial-seed", *PUBLISHED])
+        raise ValueError(ACCEPTED + f". Did you mean {nearest!r}?" * bool(nearest))
     items = value if isinstance(value, list | tuple) else [value]
     numbers = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in items)
     if not numbers or not items or len(set(items)) != len(items):
-        raise ValueError(ORDERS)
+        raise ValueError(ACCEPTED)
     return value
 
 
-Order = Annotated[Literal["natural", "trial-seed"] | int | tuple[int, ...], BeforeValidator(_order)]
-"""``natural``; ``trial-seed``, drawn anew for each seed of a trial; a seed of its own; or a list of
-indices, of which some may be left out."""
+Order = Annotated[
+    Literal["natural", "trial-seed"] | str | int | tuple[int, ...], BeforeValidator(_order)
+]
+"""``natural``; ``trial-seed``, drawn anew for each seed of a trial; a published order by name
+(``clray.streams.task_orders``); a seed of its own; or a list of indices, of which some may be left
+out."""
 
 
 def arrange(order: Order, count: int | None, seed: int, where: str) -> list[int]:
@@ -46,6 +59,10 @@ def arrange(order: Order, count: int | None, seed: int, where: str) -> list[int]
     Raises:
         BadSpec: the list holds an index that does not exist.
     """
+    if isinstance(order, str) and order in PUBLISHED:
+        if count is not None and len(PUBLISHED[order]) != count:
+            raise BadSpec(where, order, f"an order of {count}, not of {len(PUBLISHED[order])}")
+        return list(PUBLISHED[order])
     if isinstance(order, tuple):
         if count is not None and max(order) >= count:
             raise BadSpec(where, max(order), f"indices from 0 to {count - 1}")

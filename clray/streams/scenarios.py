@@ -66,8 +66,9 @@ class InMemory(BenchmarkConfig):
     dataset: DatasetName
     num_tasks: NumTasks
     task_order: Order = "natural"
-    """In which order the tasks come: natural, trial-seed, a seed, or a list of task indices (some
-    may be left out). A task keeps its name, its rows and its output units wherever it stands."""
+    """In which order the tasks come: natural, trial-seed, a seed, a list of task indices (some may
+    be left out), or a published order (cifar100-split/A to E, and so on). A task keeps its name,
+    its rows and its output units wherever it stands."""
     image_size: int | None = Field(None, ge=1, le=1024)
     """Height and width that images are resized to; none: as stored."""
     channels: Literal[1, 3] | None = None

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from clray.errors import BadData, BadSpec
-from clray.streams.draws import arrange, deal, hold_out, keep, share
+from clray.streams.draws import PUBLISHED, Order, arrange, deal, hold_out, keep, share
 
 LABELS = torch.tensor([0] * 10 + [1] * 5 + [2] * 25)
 ROWS = torch.arange(40)
@@ -73,3 +74,12 @@ def test_dealing_is_even_in_size_and_in_classes() -> None:
     assert int((counts.max(0).values - counts.min(0).values).max()) <= 1
     with pytest.raises(BadData, match="class 1: got 5; accepted: 6 or more"):
         deal(LABELS, ROWS, 6, 0, "x")
+
+
+def test_published_orders_go_by_their_name() -> None:
+    assert arrange("cifar100-split/B", 10, 0, "order") == [1, 7, 4, 5, 2, 0, 8, 6, 9, 3]
+    with pytest.raises(BadSpec, match="an order of 9, not of 10"):
+        arrange("cifar100-split/B", 9, 0, "order")
+    with pytest.raises(ValidationError, match="Did you mean 'cifar100-split/B'"):
+        TypeAdapter(Order).validate_python("cifar10-split/B")
+    assert all(sorted(order) == list(range(len(order))) for order in PUBLISHED.values())
