@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
@@ -32,6 +33,10 @@ DIGITS = 20
 """Hexadecimal digits of a stream's hash."""
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+CACHED = 8
+"""Manifests of pinned addresses that a process keeps: every trial of a sweep asks for the same."""
+
+_pinned: dict[str, Manifest] = {}
 
 
 class Shard(Spec):
@@ -111,7 +116,7 @@ class Manifest(Spec):
     tasks: tuple[StoredTask, ...]
     """In the order of learning."""
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Of everything that a trial can see of the stream, 20 hexadecimal digits."""
         aside = {"version", "source", "source_hash", "skipped"}
@@ -165,6 +170,8 @@ def read_manifest(uri: str, where: str = "stream") -> Manifest:
         BadData: no stream there, one that is not finished, damaged, of another version's format, or
             not the one that is pinned.
     """
+    if uri in _pinned:
+        return _pinned[uri]
     address, _, wanted = uri.partition(PIN)
     try:
         folder = Folder(address, where)
@@ -191,6 +198,10 @@ def read_manifest(uri: str, where: str = "stream") -> Manifest:
     if wanted and manifest.hash != wanted:
         given = f"{address}, which now holds {manifest.hash}"
         raise BadData(where, given, f"the stream of hash {wanted}, as it is pinned")
+    if wanted:
+        while len(_pinned) >= CACHED:
+            _pinned.pop(next(iter(_pinned)))
+        _pinned[uri] = manifest
     return manifest
 
 
