@@ -18,7 +18,7 @@ ALLOWED = {
     "ray.tune": {"sweep.py", "searcher.py", "tune_trial.py"},
     "optuna": {"searcher.py"},
     "ray.train": {"ray_train.py"},
-    "ray.data": {"ray_rounds.py", "building.py", "features.py"},
+    "ray.data": {"ray_rounds.py", "spreading.py", "features.py"},
 }
 
 

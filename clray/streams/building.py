@@ -8,48 +8,41 @@ stream's folder, so that a build that was killed goes on where it stopped; the m
 
 from __future__ import annotations
 
-import logging
-import pickle
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import ray
-import ray.data
 import torch
 from numpy.typing import NDArray
 
 import clray
 from clray import ray_session
-from clray.errors import BadData, BadInput
+from clray.errors import BadData
 from clray.events import Progressed
 from clray.store import Folder
+from clray.streams.claim import TO, claim
 from clray.streams.cutting import Cut, Fragment, ShardPlan
+from clray.streams.fragments import record_name, refused, write_fragment, write_planned
 from clray.streams.layout import Draw, ImageShape, Layout
 from clray.streams.manifest import (
     BUILDING,
-    NAME,
     SPLITS,
     Manifest,
     Shard,
     StoredTask,
     digest,
-    read_manifest,
-    unreachable,
     write_manifest,
 )
 from clray.streams.pieces import BadRow, Listing, Piece
 from clray.streams.scenarios import InMemory
-from clray.streams.shards import read_blocks, rows_per_block, rows_per_shard, write_shard
-
-logging.getLogger("ray.data").setLevel(logging.ERROR)  # ray.data has just set another
+from clray.streams.shards import rows_per_block, rows_per_shard
+from clray.streams.spreading import spread
 
 OnBadRow = Literal["error", "skip"]
 Watch = Callable[[object], None]
-TO = "--to"
 
 
 @dataclass(frozen=True)
@@ -110,76 +103,6 @@ def build(
         job = _Build(benchmark, listing, folder, plan, watch)
         manifest = job.run(seed, validation_fraction, skip=on_bad_row == "skip")
     return Built(manifest, was_stored=False, seconds=time.monotonic() - start)
-
-
-def claim(folder: Folder, plan: dict[str, Any]) -> Manifest | None:
-    """Make sure that a folder is free for what is planned; the manifest if it holds that already.
-
-    Args:
-        folder: local or not.
-        plan: with ``source_hash``, which tells one stream from another.
-
-    Raises:
-        BadData: the folder holds something else, or cannot be read or written.
-    """
-    try:
-        names = folder.names()
-        if NAME in names:
-            manifest = read_manifest(folder.uri, TO)
-            if manifest.source_hash != plan["source_hash"]:
-                accepted = "a new folder, or the one of this very stream: nothing is overwritten"
-                raise BadData(TO, f"{folder.uri}, which holds another stream", accepted)
-            if BUILDING in names:  # killed between the manifest and the end
-                folder.delete_folder(BUILDING)
-            return manifest
-        begun = folder / BUILDING
-        if begun.has("plan.json"):
-            if begun.read_json("plan.json")["source_hash"] != plan["source_hash"]:
-                given = f"{folder.uri}, where the build of another stream has begun"
-                raise BadData(TO, given, "a new folder, or the same build to go on with")
-        elif names:
-            given = f"{folder.uri}, which holds {names[0]}"
-            raise BadData(TO, given, "an empty or a new folder: nothing is overwritten")
-        else:
-            begun.write_json("plan.json", plan)
-    except OSError as error:
-        raise unreachable(TO, folder.uri, error) from None
-    return None
-
-
-def spread(work: Callable[[Any], Any], items: Sequence[Any], **options: Any) -> Iterator[Any]:
-    """What ``work`` makes of each item, anywhere in the cluster, as it is done.
-
-    Args:
-        work: is given an item, and returns something small.
-        items: what there is to do; each travels by itself.
-        options: of Ray Data's ``map``, such as ``num_gpus``.
-
-    Raises:
-        BadInput: what ``work`` raised.
-    """
-    if not items:
-        return
-    context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    references = [ray.put(item) for item in items]
-
-    def do(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            done = work(ray.get(references[row["item"]]))
-        except BadInput as error:  # raised here, it would come back as text in Ray's own error
-            done = error
-        return {"done": pickle.dumps(done)}
-
-    with ray.data.DataContext.current(context):
-        numbers = ray.data.from_items(
-            [{"item": number} for number in range(len(items))], override_num_blocks=len(items)
-        )
-        for row in numbers.map(do, **options).iter_rows():
-            done = pickle.loads(row["done"])
-            if isinstance(done, BadInput):
-                raise done
-            yield done
 
 
 class _Build:
@@ -257,7 +180,7 @@ class _Build:
             number, piece = numbered
             labels, rows = piece.labels()
             if rows and not skip:
-                raise _refused(rows[0])
+                raise refused(rows[0])
             return number, labels.numpy(), len(rows)
 
         for number, labels, count in spread(read, list(enumerate(pieces))):
@@ -285,7 +208,7 @@ class _Build:
             if len(wrong) and not skip:
                 accepted = f"0 to {num_classes - 1}, the classes of the training examples"
                 where = f"{piece.where}: label of row {wrong[0]} of these"
-                raise _refused(BadRow(int(wrong[0]), where, str(own[wrong[0]]), accepted))
+                raise refused(BadRow(int(wrong[0]), where, str(own[wrong[0]]), accepted))
             own[wrong] = -1
             skipped[_file(piece)] += len(wrong)
 
@@ -319,14 +242,13 @@ class _Build:
         self, cut: Cut, bad: dict[str, list[int]], layout: Layout, shape: ImageShape
     ) -> tuple[StoredTask, ...]:
         plans = cut.shards(bad, rows_per_shard(int(np.prod(shape))))
-        self._check_whole(plans, layout)
         everything = [plan for several in plans.values() for plan in several]
         records = self.own / "shards"
         known = set(records.names())
         shards: dict[str, Shard] = {}
         for plan in everything:
-            if _record(plan) in known:
-                shards[plan.path] = Shard.model_validate(records.read_json(_record(plan)))
+            if record_name(plan) in known:
+                shards[plan.path] = Shard.model_validate(records.read_json(record_name(plan)))
         total = len(everything)
         self.watch(Progressed("shards", len(shards), total))
         uri = self.folder.uri
@@ -338,7 +260,7 @@ class _Build:
             shard = Shard.model_validate(plain)
             shards[shard.path] = shard
             self.watch(Progressed("shards", len(shards), total))
-        return tuple(
+        tasks = tuple(
             StoredTask(
                 name=task.name,
                 classes=task.classes,
@@ -349,84 +271,13 @@ class _Build:
             )
             for index, task in enumerate(layout.tasks)
         )
-
-    def _check_whole(self, plans: Any, layout: Layout) -> None:
-        """Refuse tasks that bad rows have left empty.
-
-        Raises:
-            BadData: such a one.
-        """
-        for (index, split), several in plans.items():
-            if not several:
-                where = f"{split} examples of task {layout.tasks[index].name!r}"
-                raise BadData(where, 0, "1 or more that can be used")
-
-
-def write_fragment(uri: str, fragment: Fragment, shape: ImageShape, skip: bool) -> list[int]:
-    """Decode a fragment and record that it is done; the positions of its bad rows.
-
-    Raises:
-        BadData: a bad row, unless they are skipped; a place that cannot be written to.
-    """
-    order = fragment.rows.argsort()
-    images, bad = fragment.piece.images(fragment.rows[order].tolist(), shape)
-    if bad and not skip:
-        raise _refused(bad[0])
-    x = np.empty((len(order), int(np.prod(shape))), np.uint8)
-    x[order] = images.numpy().reshape(x.shape)
-    wrong = {row.index for row in bad}
-    positions = [i for i, row in enumerate(fragment.rows.tolist()) if row in wrong]
-    folder = Folder(uri, TO)
-    try:
-        text = ",".join(map(str, shape))
-        rows = (x, fragment.labels, fragment.rows)
-        write_shard(folder, f"{fragment.path}.parquet", rows, rows_per_block(x.shape[1]), text)
-        folder.write_json(f"{fragment.path}.json", positions)
-    except OSError as error:
-        raise unreachable(TO, uri, error) from None
-    return positions
-
-
-def write_planned(uri: str, plan: ShardPlan, layout: Layout, shape: ImageShape) -> Shard:
-    """Gather a shard from fragments, in the guise of its task, and record that it is done.
-
-    Raises:
-        BadData: a fragment is damaged; a place that cannot be written to.
-    """
-    row_bytes = int(np.prod(shape))
-    size = rows_per_block(row_bytes)
-    xs, ys = [], []
-    for path, positions in plan.found:
-        blocks, index = np.unique(positions // size, return_inverse=True)
-        wanted = [(f"{path}.parquet", int(block)) for block in blocks]
-        x, y, _ = read_blocks(f"{uri}/{BUILDING}/fragments", wanted, row_bytes)
-        inside = index * size + positions % size  # every block but a fragment's last is full
-        xs.append(x[inside])
-        ys.append(y[inside])
-    x, y = np.concatenate(xs), np.concatenate(ys)
-    if layout.transform is not None:
-        shown = layout.transform(shape, torch.device("cpu"))
-        images = shown(torch.from_numpy(x).view(-1, *shape), plan.domain)
-        x = images.contiguous().numpy().reshape(x.shape)
-    units = y if layout.units is None else layout.units.numpy()[y]
-    rows = (x, units + layout.label_stride * plan.domain, plan.ids)
-    folder = Folder(uri, TO)
-    try:
-        shard = write_shard(folder, plan.path, rows, size, ",".join(map(str, shape)))
-        records = folder / BUILDING / "shards"
-        records.write_json(_record(plan), shard.model_dump(mode="json"))
-    except OSError as error:
-        raise unreachable(TO, uri, error) from None
-    return shard
+        _check_whole(tasks)
+        return tasks
 
 
 def _file(piece: Piece) -> str:
     """The name of the file that a piece is of."""
     return piece.where.rpartition(", rows ")[0] or piece.where
-
-
-def _record(plan: ShardPlan) -> str:
-    return plan.path.replace("/", ".").removesuffix("parquet") + "json"
 
 
 def _shape(pieces: Sequence[Piece]) -> ImageShape:
@@ -445,12 +296,7 @@ def _shape(pieces: Sequence[Piece]) -> ImageShape:
             first = first or bad[0]
     if first is None:
         raise BadData("benchmark.dataset", "no rows", "one image or more")
-    raise _refused(first)
-
-
-def _refused(row: BadRow) -> BadInput:
-    accepted = f"{row.accepted} (--on-bad-row skip leaves such rows out and counts them)"
-    return BadData(row.where, row.given, accepted)
+    raise refused(first)
 
 
 def _unit_names(layout: Layout, names: Sequence[str]) -> tuple[str, ...]:
@@ -462,3 +308,19 @@ def _unit_names(layout: Layout, names: Sequence[str]) -> tuple[str, ...]:
         ", ".join(name for name, own in zip(names, units, strict=True) if own == unit)
         for unit in range(layout.num_classes)
     )
+
+
+def _check_whole(tasks: Sequence[StoredTask]) -> None:
+    """Refuse tasks and classes that bad rows have left without examples.
+
+    Raises:
+        BadData: such a one.
+    """
+    for task in tasks:
+        for split in SPLITS:
+            if not task.shards([split]):
+                raise BadData(f"{split} examples of task {task.name!r}", 0, "1 or more good ones")
+        seen = {label for shard in task.train for label in shard.classes}
+        for label in sorted(set(task.classes) - seen):
+            where = f"training examples of output unit {label} in task {task.name!r}"
+            raise BadData(where, 0, "1 or more good ones")

@@ -35,8 +35,9 @@ DatasetName = Annotated[
     str,
     Field(
         min_length=1,
-        description="Source of the images: digits, mnist10k, torchvision/<Name> or "
-        "parquet:<folder or prefix>.",
+        description="Source of the images: digits, mnist10k, torchvision/<Name>, "
+        "parquet:<folder or prefix>, folder:<folder of class folders>, "
+        "synthetic/<classes>x<examples of each>, or several of them, joined by ' + '.",
     ),
 ]
 NumTasks = Annotated[int, Field(ge=1, le=100_000, description="Length of the stream.")]
@@ -71,6 +72,9 @@ class InMemory(BenchmarkConfig):
     its rows and its output units wherever it stands."""
     image_size: int | None = Field(None, ge=1, le=1024)
     """Height and width that images are resized to; none: as stored."""
+    fit: Literal["resize", "pad"] = "resize"
+    """How images are brought to image_size: resize, or pad, which sets smaller ones in the middle
+    of a black square."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for RGB; none: as stored."""
     image_column: str = Field("image", min_length=1)
@@ -164,7 +168,12 @@ class InMemory(BenchmarkConfig):
     @property
     def _source(self) -> Source:
         return Source(
-            self.dataset, self.image_size, self.channels, self.image_column, self.label_column
+            self.dataset,
+            self.image_size,
+            self.channels,
+            self.image_column,
+            self.label_column,
+            self.fit,
         )
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from itertools import accumulate, pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
 
 from clray.errors import BadSpec
 from clray.streams import joined, sources
-from clray.streams.dataset import Source
 from clray.streams.layout import Draw, Layout
 from clray.streams.scenarios import InMemory, WideScenario
 
@@ -44,9 +42,6 @@ class Several(InMemory):
 
     scenario: WideScenario = "class-incremental"
     dataset: DatasetNames
-    fit: Literal["resize", "pad"] = "resize"
-    """How images are brought to image_size: resize, or pad, which sets smaller ones in the middle
-    of a black square."""
 
     @model_validator(mode="before")
     @classmethod
@@ -96,7 +91,3 @@ class Several(InMemory):
     @property
     def _names(self) -> list[str]:
         return joined.names_in(self.dataset)
-
-    @property
-    def _source(self) -> Source:
-        return dataclasses.replace(super()._source, fit=self.fit)

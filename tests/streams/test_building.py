@@ -22,8 +22,9 @@ from clray.errors import BadData, BadInput
 from clray.events import Progressed
 from clray.spec import Component
 from clray.store import Folder
-from clray.streams.building import Built, build, write_fragment
+from clray.streams.building import Built, build
 from clray.streams.cutting import Fragment
+from clray.streams.fragments import write_fragment
 from clray.streams.manifest import BUILDING, read_manifest
 from clray.streams.pieces import BadRow
 from clray.task import Examples, Stream
