@@ -212,6 +212,16 @@ class _Build:
             own[wrong] = -1
             skipped[_file(piece)] += len(wrong)
 
+    def _check_shared(self, folder: Folder, name: str) -> None:
+        """Refuse a local folder that another machine's work does not appear in.
+
+        Raises:
+            BadData: such a one.
+        """
+        if folder.is_local and not folder.has(name):
+            accepted = "a folder that all machines of the cluster share, s3://… or gs://…"
+            raise BadData(TO, self.folder.uri, accepted)
+
     # Fragments.
 
     def _decode(
@@ -231,6 +241,7 @@ class _Build:
             return fragment.path, write_fragment(uri, fragment, shape, skip), len(fragment.rows)
 
         for path, rows, count in spread(decode, left):
+            self._check_shared(records, f"{path}.json")
             bad[path] = rows
             done += count
             self.watch(Progressed("images", done, total))
@@ -258,6 +269,7 @@ class _Build:
 
         for plain in spread(gather, [plan for plan in everything if plan.path not in shards]):
             shard = Shard.model_validate(plain)
+            self._check_shared(self.folder, shard.path)
             shards[shard.path] = shard
             self.watch(Progressed("shards", len(shards), total))
         tasks = tuple(
