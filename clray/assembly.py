@@ -38,7 +38,8 @@ def build_learner(spec: TrialSpec, stream: Stream, device: torch.device) -> Lear
     torch.manual_seed(derive_seed(spec.seed, "model"))
     found = registry.find("model", spec.model.name)
     config = registry.configure("model", spec.model)
-    model = config.build(found.variant, stream.image_shape, stream.num_classes).to(device)
+    build = config.build if stream.encoder is None else config.build_on_features
+    model = build(found.variant, stream.image_shape, stream.num_classes).to(device)
     if Distributed().world > 1:
         model = _synchronise_norms(model, device)
     generator = torch.Generator().manual_seed(derive_seed(spec.seed, "learner"))

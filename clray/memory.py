@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class Memory(ABC):
-    """At most ``capacity`` examples: image, label, index of the task it came with.
+    """At most ``capacity`` examples: image or features, label, index of the task it came with.
 
     Args:
         capacity: the most examples that are kept, 1 or more.
@@ -49,7 +49,8 @@ class Memory(ABC):
         """The slots in use; None: the first ``len(self)``."""
 
     def add(self, x: Tensor, y: Tensor, task_index: int) -> None:
-        """Offer this worker's uint8 [B, C, H, W] and int64 [B]; all workers must call it."""
+        """Offer this worker's examples [B, C, H, W], kept in their type, and labels int64 [B]; all
+        workers must call it."""
         x, y = self.distributed.gather(x), self.distributed.gather(y)
         if len(self.images) == 0:
             self.images = x.new_zeros((self.capacity, *x.shape[1:]))

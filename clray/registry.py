@@ -123,7 +123,9 @@ def complete(spec: TrialSpec) -> TrialSpec:
     method = find("method", spec.method.name)
     model = find("model", spec.model.name)
     configs = {k: configure(k, getattr(spec, k)) for k in _PACKAGES}
-    benchmark: BenchmarkConfig = configs["benchmark"].pinned()
+    configs["model"].check(model.variant)
+    encoder = configs["model"].encoder_key(model.variant)
+    benchmark: BenchmarkConfig = configs["benchmark"].pinned().encoded(encoder)
     configs["benchmark"] = benchmark
     learner = method.learner
     if benchmark.scenario not in learner.scenarios:
@@ -134,8 +136,9 @@ def complete(spec: TrialSpec) -> TrialSpec:
         raise BadSpec(where, 0, "1 or more: this method replays examples")
     if spec.optimizer.name != "sgd" and spec.optimizer.momentum:
         raise BadSpec("optimizer.momentum", spec.optimizer.momentum, "0, except with name: sgd")
-    configs["model"].check(model.variant)
     benchmark.check()
+    if (computed_by := benchmark.encoder_key()) is not None:
+        configs["model"].check_features(model.variant, computed_by)
     benchmark.check_protocol(spec.protocol)
     filled: dict[str, Component] = {
         kind: Component(name=getattr(spec, kind).name, **config.model_dump(mode="json"))

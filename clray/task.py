@@ -27,7 +27,7 @@ def cut(total: int, size: int) -> list[slice]:
 
 
 class Examples(Protocol):
-    """Labelled images of one split of one task, cut into batches on demand."""
+    """Labelled images, or features, of one split of one task, cut into batches on demand."""
 
     def __len__(self) -> int:
         """How many examples there are, over all workers."""
@@ -36,7 +36,8 @@ class Examples(Protocol):
     def batches(
         self, size: int, seed: int | None = None, epoch: int = 0, *, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield ``(x, y)``: uint8 [b, C, H, W] and int64 [b], on the stream's device.
+        """Yield ``(x, y)``: uint8 [b, C, H, W] (float, of features) and int64 [b], on the stream's
+        device.
 
         Args:
             size: most examples per global batch; see ``cut``.
@@ -106,6 +107,7 @@ class Stream:
         image_shape: (C, H, W) of every example.
         mean, std: per-channel normalisation in [0, 1] units, applied after ``/ 255``; empty: none.
         augment: the training augmentation (``clray.streams.augment``).
+        encoder: where the examples are features (D, 1, 1), key of the encoder that computed them.
     """
 
     tasks: tuple[Task, ...]
@@ -115,3 +117,4 @@ class Stream:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     augment: str | tuple[Any, ...] = "none"
+    encoder: str | None = None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from clray.errors import UnknownName
+from clray.errors import BadSpec, UnknownName
+from clray.streams.manifest import digest
 
 
 class Classifier(nn.Module):
@@ -39,6 +41,9 @@ class ModelConfig(BaseModel, ABC):
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    takes_features: ClassVar[bool] = False
+    """Whether the network can learn from features (D, 1, 1) of any encoder, which are no images."""
+
     def check(self, variant: str) -> None:
         """Refuse, cheaply and before anything starts, what cannot be built.
 
@@ -56,3 +61,45 @@ class ModelConfig(BaseModel, ABC):
         self, variant: str, image_shape: tuple[int, int, int], num_classes: int
     ) -> Classifier:
         """The network for images (C, H, W), initialised from torch's global generator."""
+
+    # Frozen encoders, whose features can be stored (``clray.streams.features``).
+
+    def describe_encoder(self, variant: str) -> dict[str, Any] | None:
+        """All that the features of this model's frozen encoder depend on beside the images, as
+        plain JSON with a ``name``; None: it has none, or one that differs from trial to trial."""
+        return None
+
+    def encoder_key(self, variant: str) -> str | None:
+        """Hash of ``describe_encoder``, 20 hexadecimal digits, or None."""
+        described = self.describe_encoder(variant)
+        return None if described is None else digest(described)
+
+    def build_encoder(self, variant: str, image_shape: tuple[int, int, int]) -> nn.Module:
+        """The frozen encoder alone, in evaluation mode: float [B, C, H, W] to features [B, D].
+
+        Raises:
+            BadInput: as ``build``.
+        """
+        raise NotImplementedError(f"{type(self).__module__} describes an encoder and builds none")
+
+    def check_features(self, variant: str, encoder: str) -> None:
+        """Refuse features that this model cannot learn from.
+
+        Args:
+            variant: of this model.
+            encoder: the key of the encoder that computed them.
+
+        Raises:
+            BadSpec: those of another encoder, for a model that takes images.
+        """
+        if not self.takes_features and self.encoder_key(variant) != encoder:
+            accepted = "images; or, for features, a model such as mlp, or the very encoder that "
+            accepted += "computed them (frozen, with the same weights, image_size, mean, std and "
+            raise BadSpec("model", f"features of the encoder {encoder}", f"{accepted}options)")
+
+    def build_on_features(
+        self, variant: str, shape: tuple[int, int, int], num_classes: int
+    ) -> Classifier:
+        """The network for features (D, 1, 1) that ``check_features`` lets pass; where they are
+        those of its own encoder, the head alone, initialised as it would be on images."""
+        return self.build(variant, shape, num_classes)

@@ -6,7 +6,7 @@ Images are flattened; layers have torch's default initialisation.
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -16,6 +16,8 @@ from clray.models.classifier import Classifier, ModelConfig
 
 class Config(ModelConfig):
     """Knobs of the fully connected network."""
+
+    takes_features: ClassVar[bool] = True
 
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 256)
     """Width of each hidden layer; empty: a linear classifier."""

@@ -3,11 +3,16 @@
 Takes float [B, C, H, W] in [0, 1], RGB or grey (repeated to three channels), resizes it and
 normalises it as the encoder expects: a benchmark should not normalise as well. Weights come at
 random, from timm's hub, or from a local safetensors file, which executes nothing when loaded.
+
+The head is initialised from a seed that is drawn before the encoder is built, so that it is the
+same where a trial reads features and builds no encoder.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +79,18 @@ class Config(ModelConfig):
             BadSpec: ``options`` that the network refuses, or images that do not fit it.
             BadData: weights that cannot be read or fetched, or that are another network's.
         """
+        seed = _draw()
+        encoder = self.build_encoder(variant, image_shape)
+        return Classifier(encoder.train(), _head(encoder.width, num_classes, seed))
+
+    def build_on_features(
+        self, variant: str, shape: tuple[int, int, int], num_classes: int
+    ) -> Classifier:
+        """See ``ModelConfig.build_on_features``."""
+        return Classifier(nn.Flatten(), _head(shape[0], num_classes, _draw()))
+
+    def build_encoder(self, variant: str, image_shape: tuple[int, int, int]) -> Encoder:
+        """See ``ModelConfig.build_encoder``."""
         self.check(variant)
         if image_shape[0] not in (1, 3):
             raise BadSpec("model timm: image channels", image_shape[0], "1 or 3")
@@ -83,7 +100,24 @@ class Config(ModelConfig):
             features = encoder(torch.zeros(1, *image_shape)).shape
         if len(features) != 2:
             raise BadSpec(f"model timm/{variant}: features", tuple(features), "one row an image")
-        return Classifier(encoder.train(), nn.Linear(features[1], num_classes))
+        encoder.width = features[1]
+        return encoder
+
+    def describe_encoder(self, variant: str) -> dict[str, Any] | None:
+        """See ``ModelConfig.describe_encoder``; weights are a tag, or the hash of a file."""
+        if not self.frozen or self.weights == "none":
+            return None
+        import timm
+
+        tagged = self._path is None and self.weights != "pretrained"
+        said = timm.get_pretrained_cfg(f"{variant}.{self.weights}" if tagged else variant)
+        mean, std = self.mean or said.mean, self.std or said.std
+        return {
+            "name": f"timm/{variant}",
+            "weights": said.tag if self._path is None else f"sha256:{_hash_of(self._path)}",
+            "transform": {"image_size": self.image_size, "mean": list(mean), "std": list(std)},
+            "options": self.options,
+        }
 
     def _network(self, variant: str) -> nn.Module:
         import timm
@@ -126,10 +160,15 @@ class Config(ModelConfig):
 
 
 class Encoder(nn.Module):
-    """Resizing, normalisation and a timm network without its classifier."""
+    """Resizing, normalisation and a timm network without its classifier.
+
+    Attributes:
+        width: D, how many features it gives.
+    """
 
     mean: Tensor
     std: Tensor
+    width: int
 
     def __init__(self, network: nn.Module, config: Config) -> None:
         super().__init__()
@@ -158,6 +197,28 @@ class Encoder(nn.Module):
                 x = F.interpolate(x, (size, size), mode="bilinear", antialias=shrinking)
             features: Tensor = self.network(((x - self.mean) / self.std).expand(-1, 3, -1, -1))
             return features
+
+
+def _draw() -> int:
+    """A seed from torch's global generator."""
+    return int(torch.randint(2**62, ()))
+
+
+def _head(width: int, num_classes: int, seed: int) -> nn.Linear:
+    torch.manual_seed(seed)
+    return nn.Linear(width, num_classes)
+
+
+def _hash_of(path: Path) -> str:
+    """SHA-256 of a file's content; read once, as long as size and time stay."""
+    found = path.stat()
+    return _hashed(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(64)
+def _hashed(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_file(path: Path) -> None:

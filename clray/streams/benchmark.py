@@ -44,6 +44,30 @@ class BenchmarkConfig(BaseModel, ABC):
         """
         return self
 
+    def encoded(self, encoder: str | None) -> Self:
+        """This benchmark with its images replaced by features of the model's frozen encoder, where
+        these are stored.
+
+        Args:
+            encoder: the encoder's key; None: the model has none.
+
+        Raises:
+            BadInput: features that were named and do not fit.
+        """
+        return self
+
+    def encoder_key(self) -> str | None:
+        """Where the examples are features, the key of the encoder that computed them.
+
+        Raises:
+            BadInput: as ``check``.
+        """
+        return None
+
+    def remark(self) -> str | None:
+        """What a person should be told of how this benchmark is read, in one line."""
+        return None
+
     def check_protocol(self, protocol: Protocol) -> None:
         """Refuse a protocol that this benchmark cannot serve.
 

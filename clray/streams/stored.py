@@ -9,7 +9,7 @@ from pydantic import ByteSize, Field
 
 from clray.errors import BadSpec
 from clray.spec import PIN, SCENARIOS, Protocol, Resources, Scenario
-from clray.streams import reading
+from clray.streams import feature_links, reading
 from clray.streams.benchmark import RESOURCES, BenchmarkConfig
 from clray.streams.draws import Order, arrange
 from clray.streams.manifest import Manifest, SplitName, pinned, read_manifest
@@ -37,6 +37,11 @@ class Stored(BenchmarkConfig):
     """What may be shuffled at once, such as 64 MiB: a task that fits is shuffled whole, a larger
     one block by block and then within a window. The order of batches depends on it."""
 
+    features: str | None = Field(None, min_length=1)
+    """Features of the stream that are read in place of its images; filled in by itself where the
+    model is a frozen encoder that has computed them (clray data features). An address serves where
+    they cannot be found: trials look beside the stream."""
+
     def check(self) -> int:
         """See ``BenchmarkConfig.check``."""
         manifest = read_manifest(self.stream, WHERE)
@@ -48,6 +53,34 @@ class Stored(BenchmarkConfig):
         manifest = read_manifest(self.stream, WHERE)
         found = {"stream": pinned(self.stream, manifest), "scenario": self._scenario(manifest)}
         return self.model_copy(update=found)
+
+    def encoded(self, encoder: str | None) -> Self:
+        """See ``BenchmarkConfig.encoded``; a pinned address was filled in before, maybe for another
+        encoder, and so gives way.
+
+        Raises:
+            BadInput: an address that was written by hand, of other features.
+        """
+        manifest = read_manifest(self.stream, WHERE)
+        found = None
+        if encoder is not None and manifest.encoder is None and manifest.augment == "none":
+            found = feature_links.find(self.stream, manifest, encoder, self.features)
+        if self.features is not None and PIN not in self.features and found is None:
+            accepted = "features of this stream, which must not augment, by the model's encoder, "
+            raise BadSpec("benchmark.features", self.features, f"{accepted}which must be frozen")
+        return self.model_copy(update={"features": found})
+
+    def encoder_key(self) -> str | None:
+        """See ``BenchmarkConfig.encoder_key``."""
+        manifest = self._read_from()
+        return None if manifest.encoder is None else str(manifest.encoder["key"])
+
+    def remark(self) -> str | None:
+        """See ``BenchmarkConfig.remark``."""
+        if self.features is None:
+            return None
+        name = (self._read_from().encoder or {})["name"]
+        return f"reads stored features of {name}: {self.features.partition(PIN)[0]}"
 
     def check_protocol(self, protocol: Protocol) -> None:
         """Refuse another share of validation examples than the stream was built with.
@@ -69,8 +102,8 @@ class Stored(BenchmarkConfig):
         resources: Resources = RESOURCES,
     ) -> Stream:
         """See ``BenchmarkConfig.build``."""
-        manifest = read_manifest(self.stream, WHERE)
-        uri = self.stream.partition(PIN)[0]
+        manifest = self._read_from()
+        uri = (self.features or self.stream).partition(PIN)[0]
         mode = reading.choose(manifest, resources, device)
         reader = reading.reader(manifest, mode, resources, device)
         window = max(1, int(self.shuffle_window) // manifest.row_bytes)
@@ -106,7 +139,14 @@ class Stored(BenchmarkConfig):
             mean=manifest.mean,
             std=manifest.std,
             augment=manifest.augment,
+            encoder=self.encoder_key(),
         )
+
+    def _read_from(self) -> Manifest:
+        """The manifest of what is read: features where there are any, else the stream."""
+        if self.features is not None:
+            return read_manifest(self.features, "benchmark.features")
+        return read_manifest(self.stream, WHERE)
 
     def _scenario(self, manifest: Manifest) -> str:
         new = ("class-incremental", "task-incremental")

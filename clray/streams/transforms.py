@@ -111,6 +111,8 @@ class Rotations:
 class Prepare:
     """uint8 images to the network's float input: ``/ 255``, then ``(x - mean) / std`` if given.
 
+    Features, which are floats, stay as they are.
+
     Args:
         mean, std: per channel, in [0, 1] units; both empty for none.
     """
@@ -120,7 +122,9 @@ class Prepare:
         self._moved: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] to float32 [B, C, H, W]."""
+        """uint8 (or float) [B, C, H, W] to float32 [B, C, H, W]."""
+        if x.is_floating_point():
+            return x.float()
         pixels = x.float().div_(255)
         if not self.mean:
             return pixels
