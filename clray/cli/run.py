@@ -57,8 +57,11 @@ def run(
     resources = parse(Resources, overriding.pop("resources", {}), "resources")
     storing = parse(Storing, overriding.pop("store", {}), "store")
     spec = registry.complete(parse(TrialSpec, overriding, "trial"))
-    num_tasks = registry.configure("benchmark", spec.benchmark).check()
+    stream = registry.configure("benchmark", spec.benchmark)
+    num_tasks = stream.check()
     console = out()
+    if told := stream.remark():
+        console.print(told, soft_wrap=True)
     if trial.ended(trial_folder(results, spec.key)):  # needs neither Ray nor a progress line
         summary = trial.run_here(spec, results, storing, ignore)
     else:

@@ -42,7 +42,7 @@ def sweep(
     keep_on_interrupt(context)
     spec = load(job, overrides or [])
 
-    from clray import protocols
+    from clray import protocols, registry
     from clray.cli.live_table import LiveTable
     from clray.cli.plain_lines import PlainLines
     from clray.cli.plan import plan_page
@@ -52,6 +52,8 @@ def sweep(
 
     console = out()
     planned = protocols.plan(spec)
+    if told := registry.configure("benchmark", planned.benchmark).remark():
+        console.print(told, soft_wrap=True)
     if dry_run:
         console.print(plan_page(planned))
         console.print(Text("Nothing was started: this is a dry run.", style="dim"))

@@ -7,6 +7,7 @@ pass that was killed goes on, and a folder that has a manifest holds all of them
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from clray.streams.manifest import Manifest, Shard, read_manifest
 # isort: split
 import ray  # after ray_session has set what it reads
 import ray.data
+
+logging.getLogger("ray.data").setLevel(logging.ERROR)  # it would tell of each execution
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def describe(name: str, encoder: ModelConfig) -> dict[str, Any]:
     described = encoder.describe_encoder(_variant(name))
     if described is None:
         accepted = "a frozen encoder with weights, such as timm/resnet18 with weights: pretrained"
-        raise BadSpec("encoder", f"{name} {encoder.model_dump(exclude_defaults=True)}", accepted)
+        raise BadSpec("encoder", {"name": name, **encoder.model_dump(mode="json")}, accepted)
     return {"key": encoder.encoder_key(_variant(name)), **described}
 
 

@@ -1,0 +1,171 @@
+"""``clray data features``: a frozen encoder over a stored stream, once."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from clray.cli.terminal import Debug, keep_on_interrupt, out, remark
+from clray.report.numbers import clock, duration, size
+
+if TYPE_CHECKING:
+    from clray.events import Event
+    from clray.streams.features import Encoded
+
+
+def features(
+    context: typer.Context,
+    stream: Annotated[
+        str, typer.Argument(metavar="STREAM", help="Address of a stored stream of images.")
+    ],
+    encoder: Annotated[
+        str, typer.Option("--encoder", metavar="NAME", help="Such as timm/resnet18.")
+    ],
+    to: Annotated[
+        str, typer.Option("--to", metavar="URI", help="Where they lie; s3:// and gs:// too.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Other knobs of the encoder: options.pad_type=same mean=[0.5,0.5,0.5]",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights", metavar="FILE|TAG", help="A .safetensors file, or a tag of timm's."
+        ),
+    ] = "pretrained",
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            "--image-size",
+            metavar="PIXELS",
+            help="Side that images are resized to; as stored without it.",
+            show_default=False,
+        ),
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "float16"],
+        typer.Option("--dtype", help="Of what is stored; float16 takes half the space."),
+    ] = "float32",
+    debug: Debug = False,
+) -> None:
+    """Run a frozen encoder over a stored stream once, and store the features as a stream.
+
+    Trials whose model is that encoder, frozen, then read them by themselves; others name them with
+    benchmark: {stream: URI}. What is stored already is not computed again.
+    """
+    keep_on_interrupt(context)
+
+    from clray import registry
+    from clray.errors import BadSpec
+    from clray.parsing import parse_overrides
+    from clray.spec import Component
+
+    found = registry.find("model", encoder)
+    given = parse_overrides(overrides or [], found.config.model_fields)
+    own = {"weights": weights, "image_size": image_size, "frozen": True}
+    if twice := sorted(own.keys() & given):
+        option = {"weights": "--weights", "image_size": "--image-size"}.get(twice[0])
+        accepted = f"{option} instead" if option else "nothing: the encoder is frozen"
+        raise BadSpec("override", twice[0], accepted)
+    knobs = {k: v for k, v in own.items() if k in found.config.model_fields and v is not None}
+    config = registry.configure("model", Component(name=encoder, **knobs, **given))
+
+    from clray.streams.features import compute
+
+    console = out()
+    start = time.monotonic()
+    with _Progress(console, encoder) as progress:
+        manifest, was_stored = compute(stream, encoder, config, to, dtype, progress.watch)
+    seconds = time.monotonic() - start
+    rows = manifest.num_rows()
+    what = f"{rows:,} rows of {manifest.shape[0]} features in {manifest.dtype}"
+    num_bytes = sum(shard.bytes for task in manifest.tasks for shard in task.shards())
+    console.print(f"{what}, {size(num_bytes)}", soft_wrap=True)
+    if was_stored:
+        console.print("stored before, nothing was run")
+    else:
+        rate = f"{progress.rows:,} rows in {duration(seconds)}"
+        console.print(f"{rate}, {progress.rate:,.0f} rows/s once Ray had started")
+    console.print(Text(f"features in {to}", style="dim", overflow="fold"))
+
+
+class _Progress:
+    """A line that moves on a terminal, plain lines elsewhere.
+
+    Attributes:
+        rows: how many were encoded.
+        rate: so many each second since the encoders were started.
+    """
+
+    def __init__(self, console: Console, name: str) -> None:
+        self.console, self.name = console, name
+        self.start = self.first = time.monotonic()
+        self.done: int | None = None
+        self.total = self.rows = self.tenths = 0
+        self.rate = 0.0
+        self.live = Live(
+            get_renderable=self._line, console=console, refresh_per_second=4, transient=True
+        )
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def watch(self, event: Event | Encoded) -> None:
+        """Take notice of an event."""
+        from clray.events import Warned
+        from clray.streams.features import Encoded
+
+        match event:
+            case Warned(text):
+                remark(text)
+            case Encoded(rows, total):
+                now = time.monotonic()
+                if self.done is None:
+                    self.first, self.before = now, rows
+                self.done, self.total = rows, total
+                self.rows = rows - self.before
+                self.rate = self.rows / max(now - self.first, 1e-9)
+                self._tell()
+            case _:
+                pass
+
+    def _tell(self) -> None:
+        """A plain line at the beginning, and for each tenth of the rows."""
+        tenths = 10 * (self.done or 0) // max(self.total, 1)
+        if not self.console.is_terminal and (self.rows == 0 or tenths > self.tenths):
+            self.console.print(f"{self.done:,} of {self.total:,} rows", soft_wrap=True)
+        self.tenths = tenths
+
+    def _line(self) -> Table:
+        line = Table.grid(padding=(0, 2, 0, 0))
+        bar = ProgressBar(total=max(self.total, 1), completed=self.done or 0, width=20)
+        what: Any = "starting Ray and the encoders"
+        if self.rows:
+            what = f"{self.done:,} of {self.total:,} rows, {self.rate:,.0f} rows/s"
+        elapsed = Text(clock(time.monotonic() - self.start), style="dim")
+        line.add_row(Text(self.name, style="bold"), bar, what, elapsed)
+        return line
