@@ -22,6 +22,10 @@ from pyarrow import ArrowInvalid, NativeFile, fs
 
 from clray.errors import BadData, BadInput
 
+GCS_RETRY_SECONDS = 10
+"""How long Google's client tries again where nothing answers; its own choice is 15 minutes.
+Amazon's gives up after 6 seconds."""
+
 
 class Folder:
     """A folder of small files.
@@ -37,7 +41,7 @@ class Folder:
     def __init__(self, uri: str, where: str = "results") -> None:
         self.uri = uri if "://" in uri else str(Path(uri).resolve())
         try:
-            self._fs, self._path = fs.FileSystem.from_uri(self.uri)
+            self._fs, self._path = fs.FileSystem.from_uri(_impatient(self.uri))
         except (ArrowInvalid, OSError) as error:
             raise BadInput(where, uri, f"a folder, s3://… or gs://… ({error})") from None
         if self.is_local and Path(self._path).is_file():
@@ -49,7 +53,8 @@ class Folder:
         return isinstance(self._fs, fs.LocalFileSystem)
 
     def __truediv__(self, name: str) -> Folder:
-        return Folder(f"{self.uri.rstrip('/')}/{name}")
+        path, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        return Folder(f"{path.rstrip('/')}/{name}{mark}{options}")
 
     def _at(self, name: str) -> str:
         return f"{self._path.rstrip('/')}/{name}"
@@ -156,3 +161,10 @@ def trial_folder(results: str, key: str) -> Folder:
 def job_folder(results: str, name: str) -> Folder:
     """Where the job of that name lies."""
     return Folder(results) / "jobs" / name
+
+
+def _impatient(uri: str) -> str:
+    """The address, with a limit to retries where the client would outlast a person."""
+    if not uri.startswith(("gs://", "gcs://")) or "retry_limit_seconds" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={GCS_RETRY_SECONDS}"

@@ -73,3 +73,8 @@ def test_a_killed_writer_leaves_the_old_file_or_the_new(tmp_path: Path) -> None:
         assert len(set(content)) == 1
     folder.sweep_up()
     assert folder.names() == ["file"]
+
+
+def test_options_of_an_address_stay_behind_the_path() -> None:
+    folder = Folder("s3://bucket/results?region=eu-central-1") / "trials" / "abc"
+    assert folder.uri == "s3://bucket/results/trials/abc?region=eu-central-1"
