@@ -1,4 +1,4 @@
-"""What a running job tells whoever watches it: a terminal, a test, or nobody."""
+"""What a running job or build tells whoever watches it: a terminal, a test, or nobody."""
 
 from __future__ import annotations
 
@@ -88,7 +88,28 @@ class Warned:
     text: str
 
 
-Event = JobStarted | SlotsStarting | SlotsReady | TrialStarted | TaskEnded | TrialEnded | Warned
+@dataclass(frozen=True)
+class Progressed:
+    """So much of a step of work on a stored stream is done.
+
+    ``what`` is counted: labels or images in rows, shards in files.
+    """
+
+    what: str
+    done: int
+    total: int
+
+
+Event = (
+    JobStarted
+    | SlotsStarting
+    | SlotsReady
+    | TrialStarted
+    | TaskEnded
+    | TrialEnded
+    | Warned
+    | Progressed
+)
 Watch = Callable[[Event], None]
 
 

@@ -68,6 +68,17 @@ class Folder:
         selector = fs.FileSelector(self._path, allow_not_found=True)
         return sorted(info.base_name for info in self._fs.get_file_info(selector))
 
+    def files(self, below: str = "") -> dict[str, int]:
+        """The size of every file at any depth below a name here, by path from here; sorted."""
+        path = self._at(below).rstrip("/")
+        found = self._fs.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+        start = len(self._at(""))
+        return {
+            info.path[start:]: info.size
+            for info in sorted(found, key=lambda info: info.path)
+            if info.type == fs.FileType.File
+        }
+
     def write(self, name: str, content: bytes | memoryview) -> None:
         """Replace the file at once: a reader sees the old content or the new, never a part."""
         if not self.is_local:  # an object appears when its stream is closed

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import clray
+from clray.cli.data import data
 from clray.cli.listing import list_
 from clray.cli.report import report
 from clray.cli.run import run
@@ -43,3 +44,4 @@ app.command("run")(run)
 app.command("sweep")(sweep)
 app.command("report")(report)
 app.command("list")(list_)
+app.add_typer(data, name="data")

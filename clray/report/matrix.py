@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from clray.report.numbers import fraction
+from clray.report.numbers import evenly, fraction
 from clray.report.reading import Record
 from clray.report.tables import INDENT, indented, ruled_table
 
@@ -26,7 +26,7 @@ def matrix_table(records: Sequence[Record], width: int) -> RenderableType:
     if not measured:
         return indented(Text("nothing was measured", style="dim"))
     num_tasks = max(len(record.accuracy or ()) for record in measured)
-    shown = _spread(num_tasks)
+    shown = evenly(num_tasks, SHOWN)
     rows = [record for record in measured if record.task in shown]
     label_width = max(len("after task"), *(len(_label(record, num_tasks)) for record in rows))
     room = width - INDENT - label_width
@@ -47,12 +47,6 @@ def matrix_table(records: Sequence[Record], width: int) -> RenderableType:
         note = f"{len(shown)} of {num_tasks} tasks, evenly spread; the records hold all"
         parts.append(indented(Text(note, style="dim")))
     return Group(*parts)
-
-
-def _spread(num_tasks: int) -> list[int]:
-    if num_tasks <= SHOWN:
-        return list(range(num_tasks))
-    return [round(i * (num_tasks - 1) / (SHOWN - 1)) for i in range(SHOWN)]
 
 
 def _label(record: Record, num_tasks: int) -> str:

@@ -84,6 +84,13 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def evenly(total: int, most: int) -> list[int]:
+    """All of 0 .. total - 1, or ``most`` (2 or more) of them, evenly spread from first to last."""
+    if total <= most:
+        return list(range(total))
+    return [round(i * (total - 1) / (most - 1)) for i in range(most)]
+
+
 def _scaled(number: float, units: tuple[str, ...]) -> str:
     rounded = float(f"{number:.3g}")
     power = 0
