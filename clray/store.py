@@ -43,7 +43,10 @@ class Folder:
         try:
             self._fs, self._path = fs.FileSystem.from_uri(_impatient(self.uri))
         except (ArrowInvalid, OSError) as error:
-            raise BadInput(where, uri, f"a folder, s3://… or gs://… ({error})") from None
+            reason = str(error).partition("\n")[0]
+            raise BadInput(where, uri, f"a folder, s3://… or gs://… ({reason})") from None
+        if not self._path:
+            raise BadInput(where, uri, "a folder, s3://… or gs://… with the name of a bucket")
         if self.is_local and Path(self._path).is_file():
             raise BadInput(where, uri, "a folder, not a file")
 

@@ -32,6 +32,8 @@ def test_addresses_of_object_stores_are_understood(tmp_path: Path) -> None:
     assert Folder(f"file://{tmp_path}").is_local
     with pytest.raises(BadInput, match="results: got 'ftp://x'"):
         Folder("ftp://x")
+    with pytest.raises(BadInput, match="results: got 's3://'"):
+        Folder("s3://")
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="a folder, not a file"):
         Folder(str(tmp_path / "file"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from clray import registry
@@ -12,7 +13,6 @@ from clray.store import Folder
 from clray.streams.stored import Stored
 
 _OPTIONS = {"seed", "validation_fraction", "on_bad_row", "to"}
-_PREFIX = "benchmark."
 
 
 def benchmark_to_build(name: str, knobs: list[str]) -> Any:
@@ -21,16 +21,18 @@ def benchmark_to_build(name: str, knobs: list[str]) -> Any:
     Raises:
         BadInput: no such benchmark, or a knob that it refuses.
     """
-    given = parse_overrides([_full(knob) for knob in knobs], {"benchmark": None})
-    found = given.get("benchmark", {})
-    if "name" in found:
-        accepted = f"knobs alone: the benchmark is the argument {name!r} already"
-        raise BadSpec("override: benchmark", found["name"], accepted)
-    config = registry.configure("benchmark", Component(name=name, **found))
-    if isinstance(config, Stored):
+    found = registry.find("benchmark", name)
+    if issubclass(found.config, Stored):
         accepted = "one that is made of a dataset: this one is stored already"
         raise BadSpec("benchmark", name, accepted)
-    return config
+    prefixed = [_prefixed(knob, found.config.model_fields) for knob in knobs]
+    given = parse_overrides(prefixed, {"benchmark": None}).get("benchmark", {})
+    if not isinstance(given, dict):
+        raise BadSpec("override: benchmark", given, "knobs: benchmark.KNOB=VALUE")
+    if "name" in given:
+        accepted = f"knobs alone: the benchmark is the argument {name!r} already"
+        raise BadSpec("override: benchmark", given["name"], accepted)
+    return registry.configure("benchmark", Component(name=name, **given))
 
 
 def check_build(to: str, seed: int, validation_fraction: float) -> None:
@@ -49,20 +51,20 @@ def check_build(to: str, seed: int, validation_fraction: float) -> None:
     Folder(to, "--to")
 
 
-def _full(knob: str) -> str:
-    """The override with the section that it belongs to.
+def _prefixed(override: str, fields: Iterable[str]) -> str:
+    """The override as ``benchmark.KNOB=VALUE``.
 
     Raises:
         BadSpec: it belongs to another section, or is an option.
     """
-    key, equals, value = knob.partition("=")
-    if not equals or not key:
-        raise BadSpec("override", knob, "KEY=VALUE, such as num_tasks=5")
-    if key.startswith(_PREFIX):
-        return knob
+    key, equals, value = override.partition("=")
     first = key.partition(".")[0]
-    if first in _OPTIONS:
-        raise BadSpec("override", knob, f"--{first.replace('_', '-')} {value}")
-    if first in {*JobSpec.model_fields, *TrialSpec.model_fields}:
-        raise BadSpec("override", knob, "knobs of the benchmark: a build depends on no others")
-    return f"{_PREFIX}{knob}"
+    if first == "benchmark" or not equals or not key:
+        return override
+    if first not in fields:
+        if first in _OPTIONS:
+            raise BadSpec("override", override, f"--{first.replace('_', '-')} {value}")
+        if first in {*JobSpec.model_fields, *TrialSpec.model_fields}:
+            accepted = "knobs of the benchmark alone: a stored stream serves all trials"
+            raise BadSpec("override", override, accepted)
+    return f"benchmark.{override}"

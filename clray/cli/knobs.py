@@ -7,15 +7,21 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel
+from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from clray.report.numbers import knob
+from clray.report.numbers import knob, memory
 
-_PLAIN = {bool: "true | false", int: "integer", float: "number", str: "text"}
+_PLAIN = {
+    bool: "true | false",
+    int: "integer",
+    float: "number",
+    str: "text",
+    ByteSize: "bytes such as 64 MiB",
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ def _shown(default: Any) -> str:
         return "[" + ", ".join(_shown(value) for value in default) + "]"
     if default == "":
         return "empty"
+    if isinstance(default, ByteSize):
+        return memory(default)
     return str(default) if isinstance(default, dict) else knob(default)
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from clray import files, registry
 from clray.cli.knobs import knob_table, knobs_of
 from clray.cli.plan import describe, dimension_rows, plan_page
+from clray.report.naming import benchmark_title
 from clray.spec import SCENARIOS
 
 _COMPONENTS: dict[str, registry.Kind] = {
@@ -92,7 +93,8 @@ def _space(name: str) -> Listed:
 def _job(name: str) -> Listed:
     path = files.job_path(name)
     job = files.load_job(name)
-    summary = _first_comment(path) or f"{', '.join(job.methods)} on {job.benchmark.name}"
+    benchmark = benchmark_title(job.benchmark.model_dump())
+    summary = _first_comment(path) or f"{', '.join(job.methods)} on {benchmark}"
     plain: dict[str, Any] = {"name": name, "summary": summary, "path": str(path)}
     plain["content"] = job.model_dump(mode="json", exclude_unset=True)
     return Listed(name, summary, plain, [_line("file", str(path)), Text(), plan_page(job)])

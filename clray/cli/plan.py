@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ByteSize
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from clray import files
-from clray.report.numbers import knob, knobs, words
+from clray.registry import find
+from clray.report.naming import benchmark_title
+from clray.report.numbers import knob, knobs, memory, words
 from clray.report.tables import indented, plain_table, ruled_table
 from clray.spec import Component, Dimension, Entry, JobSpec, SearchSpace
 
@@ -16,8 +19,9 @@ from clray.spec import Component, Dimension, Entry, JobSpec, SearchSpace
 def plan_page(job: JobSpec) -> RenderableType:
     """Entries, spaces with their bounds, trials, test runs and slots."""
     spaces = {label: space_of(label, entry) for label, entry in job.methods.items()}
+    title = benchmark_title(job.benchmark.model_dump())
     return Group(
-        Text.assemble((job.name, "bold"), f"  {job.benchmark.name} with {job.model.name}"),
+        Text.assemble((job.name, "bold"), f"  {title} with {job.model.name}"),
         Text(),
         indented(_settings(job)),
         Text(),
@@ -71,6 +75,8 @@ def dimension_rows(space: SearchSpace) -> RenderableType:
 def _settings(job: JobSpec) -> RenderableType:
     table = plain_table(2)
     table.add_row("benchmark", _component(job.benchmark))
+    if job.benchmark.name == "stored":
+        table.add_row("reading", _reading(job))
     table.add_row("model", _component(job.model))
     table.add_row("protocol", _listed(job.protocol.model_dump(exclude={"selection"})))
     table.add_row("optimizer", _listed(job.optimizer.model_dump(exclude_none=True)))
@@ -93,6 +99,12 @@ def _slots(job: JobSpec) -> str:
     each = f"{held.cpus_per_worker:g} CPU"
     each += f" and {held.gpus_per_worker:g} GPU" if held.gpus_per_worker else ""
     return f"{held.slots} at once, each {workers} with {each}"
+
+
+def _reading(job: JobSpec) -> str:
+    held = job.resources
+    chosen = f"{held.reading}, the first way that fits" if held.reading == "auto" else held.reading
+    return f"{chosen}; each worker keeps {memory(held.memory)} at most"
 
 
 def _entries(job: JobSpec, spaces: dict[str, SearchSpace]) -> RenderableType:
@@ -126,7 +138,12 @@ def _spaces(spaces: dict[str, SearchSpace]) -> list[RenderableType]:
 
 
 def _component(component: Component) -> str:
-    listed = _listed(component.knobs)
+    fields = find("benchmark", "stored").config.model_fields if component.name == "stored" else {}
+    written = {
+        name: memory(value) if name in fields and fields[name].annotation is ByteSize else value
+        for name, value in component.knobs.items()
+    }
+    listed = _listed(written)
     return f"{component.name}, {listed}" if listed else component.name
 
 

@@ -49,6 +49,7 @@ def run(
     from clray.errors import RunFailed
     from clray.events import ignore
     from clray.parsing import parse
+    from clray.report.naming import benchmark_title
     from clray.report.reading import Trial
     from clray.report.trial import trial_page
     from clray.spec import Resources, Storing, TrialSpec
@@ -65,7 +66,7 @@ def run(
     if trial.ended(trial_folder(results, spec.key)):  # needs neither Ray nor a progress line
         summary = trial.run_here(spec, results, storing, ignore)
     else:
-        name = f"{spec.method.name} on {spec.benchmark.name}"
+        name = f"{spec.method.name} on {benchmark_title(spec.benchmark.model_dump())}"
         with TaskProgress(console, name, num_tasks) as progress:
             if here:
                 summary = trial.run_here(spec, results, storing, progress.watch, resources)

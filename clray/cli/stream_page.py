@@ -12,7 +12,7 @@ from rich.text import Text
 
 from clray.cli.task_table import task_table
 from clray.report.naming import stream_name
-from clray.report.numbers import count, duration, knobs, size
+from clray.report.numbers import count, duration, knobs, memory, size
 from clray.report.tables import indented, plain_table
 from clray.spec import PIN, Resources
 from clray.store import Folder
@@ -152,7 +152,7 @@ def _flat(source: Mapping[str, Any]) -> str:
 def _reading(manifest: Manifest) -> str:
     """By a trial on the CPU whose resources are the default ones."""
     resources = Resources()
-    room = f"resources.memory, {size(int(resources.memory))}"
+    room = f"resources.memory, {memory(int(resources.memory))}"
     if reading.choose(manifest, resources, torch.device("cpu")) == "device":
         return f"whole, on the device: it fits in {room}"
     return (

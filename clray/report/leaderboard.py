@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from clray.report.naming import benchmark_title
 from clray.report.numbers import NONE, count, duration, estimate, fraction, knobs, words
 from clray.report.reading import Final, Job, Row
 from clray.report.tables import indented, plain_table, ruled_table
@@ -76,7 +77,7 @@ def _score(final: Final, row: Row) -> float | None:
 
 
 def _title(final: Final) -> Text:
-    title = Text.assemble((final.job, "bold"), f"  {final.benchmark.get('name', '')}")
+    title = Text.assemble((final.job, "bold"), f"  {benchmark_title(final.benchmark)}")
     knobs_shown = [str(final.benchmark["scenario"])] if "scenario" in final.benchmark else []
     knobs_shown.append(f"{final.num_tasks} tasks")
     if final.model.get("name"):

@@ -42,6 +42,15 @@ def size(num_bytes: float | None) -> str:
     return _scaled(num_bytes, ("kB", "MB", "GB", "TB"))
 
 
+def memory(num_bytes: int) -> str:
+    """Bytes as a person would write a limit: ``64 MiB``, ``1.5 GiB``."""
+    value, units = float(num_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while value >= 1024 and len(units) > 1:
+        value /= 1024
+        units.pop(0)
+    return f"{value:.4g} {units[0]}"
+
+
 def duration(seconds: float | None) -> str:
     """A span of time: ``0.42 s``, ``12.3 s``, ``3 min 20 s``, ``1 h 05 min``."""
     if seconds is None:

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from clray.report.matrix import matrix_table
+from clray.report.naming import benchmark_title
 from clray.report.numbers import count, duration, fraction, size, words
 from clray.report.reading import Trial
 from clray.report.tables import indented, plain_table
@@ -43,11 +44,13 @@ def _name(trial: Trial, kind: str) -> str:
 
 def _heading(trial: Trial) -> list[Text]:
     split = trial.spec.get("split", "validation")
-    method, benchmark, model = (_name(trial, kind) for kind in ("method", "benchmark", "model"))
-    title = Text.assemble((method, "bold"), " on ", (benchmark, "bold"))
-    benchmark_knobs = trial.spec.get("benchmark")
-    if isinstance(benchmark_knobs, dict) and "scenario" in benchmark_knobs:
-        title.append(f", {benchmark_knobs['scenario']},")
+    method, model = (_name(trial, kind) for kind in ("method", "model"))
+    benchmark = trial.spec.get("benchmark")
+    if not isinstance(benchmark, dict):
+        benchmark = {"name": benchmark or ""}
+    title = Text.assemble((method, "bold"), " on ", (benchmark_title(benchmark), "bold"))
+    if "scenario" in benchmark:
+        title.append(f", {benchmark['scenario']},")
     title.append(f" with {model}, seed {trial.spec.get('seed', 0)}")
     graded = {
         "validation": "graded on validation examples",
@@ -59,6 +62,8 @@ def _heading(trial: Trial) -> list[Text]:
     if trial.stored:
         state.append("; stored before, nothing was run", style="dim")
     lines = [title, state]
+    if isinstance(benchmark.get("stream"), str):
+        lines.append(Text(f"stream {benchmark['stream']}", style="dim", overflow="fold"))
     if trial.error:
         lines.append(Text(trial.error, style="red"))
     return lines

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clray.errors import BadData
 from clray.spec import PIN, derive_seed
+from clray.store import Folder
 from clray.streams.manifest import Manifest, StoredTask
 from clray.streams.shards import read_blocks, read_labels
 
@@ -67,7 +68,7 @@ def contact_sheet(
     """
     if manifest.dtype != "uint8":
         raise BadData("contact sheet", f"features ({manifest.dtype})", "a stream of images")
-    address = uri.partition(PIN)[0]
+    address = Folder(uri.partition(PIN)[0], "stream").uri
     positions = range(len(manifest.tasks)) if tasks is None else tasks
 
     def examples(position: int) -> Drawn:

@@ -1,0 +1,331 @@
+"""``clray data``: what it prints and draws, its exit codes, and whatever can be wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from clray.cli.data_progress import EVERY, DataProgress
+from clray.events import Progressed, SlotsStarting, Warned
+from clray.streams.manifest import Manifest, StoredTask, write_manifest
+
+BUILD = ("data", "build", "split-digits")
+
+
+@pytest.fixture
+def stored(store_stream: Any, here: Path) -> Any:
+    """A stream in the folder ``stream``."""
+    return store_stream(here / "stream")
+
+
+@pytest.fixture
+def building(monkeypatch: pytest.MonkeyPatch, stored: Any) -> dict[str, Any]:
+    """A build that builds nothing; what it was given, and what it is to say."""
+    given: dict[str, Any] = {"was_stored": False}
+
+    def build(
+        benchmark: Any, name: str, to: str, *, watch: Callable[[object], None], **o: Any
+    ) -> Any:
+        given.update(o, benchmark=benchmark, name=name, to=to)
+        if error := given.get("raises"):
+            raise error
+        watch(Progressed("images", 50, 100))
+        watch(Warned("one row was left out"))
+        watch(Progressed("images", 100, 100))
+        return types.SimpleNamespace(
+            manifest=stored.manifest, was_stored=given["was_stored"], seconds=2.0
+        )
+
+    fake = types.ModuleType("clray.streams.building")
+    fake.build = build  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "clray.streams.building", fake)
+    monkeypatch.setattr("clray.streams.building", fake, raising=False)
+    return given
+
+
+def test_build(clray: Any, building: dict[str, Any]) -> None:
+    options = ("--seed", "3", "--validation-fraction", "0.2", "--on-bad-row", "skip")
+    said = clray(*BUILD, "num_tasks=2", "benchmark.class_order=4", "--to", "stream", *options)
+    assert (said.code, said.err) == (0, "")
+    assert building["name"] == "split-digits"
+    assert (building["benchmark"].num_tasks, building["benchmark"].class_order) == (2, 4)
+    assert (building["to"], building["seed"]) == ("stream", 3)
+    assert (building["validation_fraction"], building["on_bad_row"]) == (0.2, "skip")
+    lines = said.out.splitlines()
+    assert lines[:2] == ["warning: one row was left out", "images: 100 of 100"]
+    assert "64 train, 16 validation, 20 test" in said.out
+    assert "2.00 s, 50 rows/s" in said.out
+    assert lines[-1] == f"  benchmark: {{stream: {Path('stream').resolve()}}}"
+
+
+def test_a_stream_that_is_there_already(clray: Any, building: dict[str, Any]) -> None:
+    building["was_stored"] = True
+    said = clray(*BUILD, "--to", "stream")
+    assert said.code == 0
+    assert "it was there already" in said.out
+
+
+def test_an_interrupted_build_goes_on(clray: Any, building: dict[str, Any]) -> None:
+    building["raises"] = KeyboardInterrupt()
+    code, _, err = clray(*BUILD, "--to", "stream")
+    assert code == 130
+    assert "the same command goes on from there" in err
+
+
+def test_show(clray: Any, stored: Any, here: Path) -> None:
+    code, out, err = clray("data", "show", "stream")
+    assert (code, err) == (0, "")
+    for piece in (
+        "stream  2 tasks, class-incremental, 4 classes",
+        "100 examples of 3 x 8 x 8, uint8",
+        "split, num_tasks 2, seed 0",
+        stored.manifest.hash,
+        "whole, on the device",
+        str(here / "stream.png"),
+    ):
+        assert piece in out
+    rows = [line.split() for line in out.splitlines() if line.strip().startswith("00")]
+    assert [row[:6] for row in rows] == [
+        ["000", "0-1", "32", "8", "10", "2"],
+        ["001", "2-3", "32", "8", "10", "2"],
+    ]
+    with Image.open(here / "stream.png") as sheet:
+        assert sheet.width > 800
+    again = clray("data", "show", f"stream#sha256={stored.manifest.hash}", "--png", "a.png")
+    assert again.code == 0
+    assert (here / "a.png").read_bytes() == (here / "stream.png").read_bytes()
+    assert clray("data", "show", "stream", "--png", "b.png", "--seed", "1").code == 0
+    assert (here / "b.png").read_bytes() != (here / "a.png").read_bytes()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_show_fits(
+    width: int, clray: Any, stored: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    code, out, _ = clray("data", "show", "stream", "--no-png")
+    assert code == 0
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "class names" in out or width < 120
+    assert sorted(path.name for path in here.iterdir()) == ["stream"]
+
+
+def test_show_as_json(clray: Any, stored: Any, here: Path) -> None:
+    code, out, _ = clray("data", "show", "stream", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["hash"] == stored.manifest.hash
+    assert facts["examples"] == {"train": 64, "validation": 16, "test": 20}
+    assert facts["reading"] == "device"
+    assert [task["name"] for task in facts["tasks"]] == ["0-1", "2-3"]
+    assert not (here / "stream.png").exists()
+
+
+def test_features_have_no_contact_sheet(clray: Any, store_stream: Any, here: Path) -> None:
+    store_stream(here / "features", shape=(6, 1, 1), dtype="float16")
+    code, out, _ = clray("data", "show", "features")
+    assert code == 0
+    assert "100 examples of 6 features, float16" in out
+    assert "no contact sheet" in out
+    assert not (here / "features.png").exists()
+
+
+def test_thousands_of_shards_are_shown_at_once(clray: Any, stored: Any, here: Path) -> None:
+    task = stored.manifest.tasks[0]
+    many = {"train": task.train * 40, "name": "a task of a rather long name, as they may be"}
+    long = StoredTask.model_validate({**task.model_dump(), **many})
+    update = {"tasks": (long,) * 120, "skipped": {"a.parquet": 3, "b.parquet": 4}}
+    manifest = Manifest.model_validate({**stored.manifest.model_dump(), **update})
+    from clray.store import Folder
+
+    write_manifest(Folder(str(here / "long")), manifest)
+    start = time.monotonic()
+    code, out, _ = clray("data", "show", "long", "--no-png")
+    assert code == 0
+    assert time.monotonic() - start < 5
+    assert len(out.splitlines()) < 45
+    assert "20 of 120 tasks, evenly spread; --json has all" in out
+    assert "119" in [line.split()[0] for line in out.splitlines() if line.split()]
+    assert "7 left out: 3 of a.parquet, 4 of b.parquet" in out
+
+
+def test_check(clray: Any, stored: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, err = clray("data", "check", "stream")
+    assert (code, err) == (0, "")
+    assert "8 shards" in out
+    assert "all as the manifest says" in out
+    (Path("stream") / stored.manifest.tasks[0].train[0].path).unlink()
+    shutil.rmtree("stream/task=001/split=test")
+    for width in (60, 100):
+        monkeypatch.setenv("COLUMNS", str(width))
+        code, out, err = clray("data", "check", "stream")
+        assert code == 1
+        assert err == "clray: error: stream: 2 files are not as its manifest says, of 8\n"
+        assert out.count("no such file") == 2
+        assert max(map(len, out.splitlines())) <= width
+    assert clray("data", "check", "stream", "--task", "1").err.count("1 file is not") == 1
+
+
+def _unfinished(here: Path) -> None:
+    (here / "stream/_building").mkdir(parents=True)
+    (here / "stream/_building/plan.json").write_text("{}")
+
+
+def _manifest(content: str) -> Callable[[Path], None]:
+    def write(here: Path) -> None:
+        (here / "stream").mkdir()
+        (here / "stream/manifest.json").write_text(content)
+
+    return write
+
+
+def _file(here: Path) -> None:
+    (here / "stream").write_text("hello")
+
+
+MISSING: dict[str, tuple[Callable[[Path], object] | None, str, str]] = {
+    "no folder": (None, "stream", "clray data build has written"),
+    "an empty folder": (lambda here: (here / "stream").mkdir(), "stream", "got 'stream'"),
+    "a file": (_file, "stream", "a folder, not a file"),
+    "an unfinished build": (_unfinished, "stream", "has not finished"),
+    "a cut manifest": (_manifest('{"format": 1, "ver'), "stream", "damaged content"),
+    "no manifest": (_manifest("[]"), "stream", "damaged content"),
+    "an empty manifest": (_manifest('{"format": 1}'), "stream", "damaged content"),
+    "another format": (_manifest('{"format": 2}'), "stream", "got 'format 2 in"),
+    "an unknown scheme": (None, "ftp://host/stream", "got 'ftp://host/stream'"),
+    "no bucket": (None, "s3://", "the name of a bucket"),
+    "no address": (None, "s3://a b/c", "got 's3://a b/c'"),
+}
+
+
+@pytest.mark.parametrize("command", ["show", "check"])
+@pytest.mark.parametrize("name", MISSING)
+def test_no_such_stream(name: str, command: str, clray: Any, here: Path) -> None:
+    prepare, address, piece = MISSING[name]
+    if prepare is not None:
+        prepare(here)
+    before = sorted(here.rglob("*"))
+    _assert_refused(clray("data", command, address), piece)
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_store_that_does_not_answer(clray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "none",
+        "AWS_SECRET_ACCESS_KEY": "none",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    start = time.monotonic()
+    _assert_refused(clray("data", "show", "s3://bucket/stream"), "s3://bucket/stream")
+    assert time.monotonic() - start < 15
+
+
+ARGUMENTS = {
+    "another stream's hash": (["data", "show", "stream#sha256=123"], "the stream of hash 123"),
+    "no such task": (["data", "check", "stream", "--task", "2"], "task: got 2; accepted: 0 to 1"),
+    "two wishes": (["data", "show", "stream", "--png", "a.png", "--no-png"], "--no-png"),
+    "no PNG": (["data", "show", "stream", "--png", "a.jpg"], "ends in .png"),
+    "PNG nowhere": (["data", "show", "stream", "--png", "x/a.png"], "a folder that exists"),
+    "PNG below a file": (["data", "show", "stream", "--png", "note.txt/a.png"], "note.txt"),
+    "PNG is a folder": (["data", "show", "stream", "--png", "d.png"], "a file, not a folder"),
+    "no such command": (["data", "bild"], "Did you mean 'build'?"),
+    "no address": (["data", "build", "split-digits"], "--to"),
+    "empty address": ([*BUILD, "--to", ""], "--to: got ''"),
+    "pinned address": ([*BUILD, "--to", "a#sha256=1"], "without a hash"),
+    "a file as address": ([*BUILD, "--to", "note.txt"], "a folder, not a file"),
+    "unknown scheme": ([*BUILD, "--to", "ftp://a"], "--to: got 'ftp://a'"),
+    "unknown benchmark": (
+        ["data", "build", "split-digit", "--to", "a"],
+        "Did you mean 'split-digits'?",
+    ),
+    "stored already": (["data", "build", "stored", "stream=stream", "--to", "a"], "'stored'"),
+    "unknown knob": ([*BUILD, "num_task=2", "--to", "a"], "Did you mean 'num_tasks'?"),
+    "unknown full knob": ([*BUILD, "benchmark.num_task=2", "--to", "a"], "'num_tasks'?"),
+    "knob given twice": ([*BUILD, "num_tasks=2", "benchmark.num_tasks=5", "--to", "a"], "once"),
+    "bad knob": ([*BUILD, "num_tasks=none", "--to", "a"], "num_tasks: got 'none'"),
+    "no value": ([*BUILD, "num_tasks", "--to", "a"], "KEY=VALUE"),
+    "benchmark twice": ([*BUILD, "benchmark.name=split", "--to", "a"], "argument 'split-digits'"),
+    "no knobs": ([*BUILD, "benchmark=3", "--to", "a"], "benchmark.KNOB=VALUE"),
+    "another section": ([*BUILD, "protocol.epochs=2", "--to", "a"], "knobs of the benchmark"),
+    "an option as knob": ([*BUILD, "seed=2", "--to", "a"], "accepted: --seed 2"),
+    "no fraction": ([*BUILD, "--to", "a", "--validation-fraction", "0"], "above 0 and below 1"),
+    "bad seed": ([*BUILD, "--to", "a", "--seed", "-1"], "--seed: got -1"),
+    "bad choice": ([*BUILD, "--to", "a", "--on-bad-row", "ignore"], "--on-bad-row"),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_bad_arguments(name: str, clray: Any, stored: Any, here: Path) -> None:
+    (here / "note.txt").write_text("hello")
+    (here / "d.png").mkdir()
+    arguments, piece = ARGUMENTS[name]
+    _assert_refused(clray(*arguments), piece)
+    assert sorted(path.name for path in here.iterdir()) == ["d.png", "note.txt", "stream"]
+
+
+def test_a_picture_of_somebody_elses_stays(clray: Any, stored: Any, here: Path) -> None:
+    (here / "stream.png").write_text("mine")
+    _assert_refused(clray("data", "show", "stream"), "no contact sheet of clray's")
+    assert (here / "stream.png").read_text() == "mine"
+
+
+def test_a_damaged_shard_is_named(clray: Any, stored: Any) -> None:
+    for shard in stored.manifest.tasks[0].train:
+        path = stored.path / shard.path
+        path.write_bytes(path.read_bytes()[:50])
+    _assert_refused(clray("data", "show", "stream"), "clray data check")
+
+
+def test_help_without_a_command(clray: Any) -> None:
+    code, out, err = clray("data")
+    assert (code, err) == (0, "")
+    assert "check" in out
+
+
+def test_progress_is_a_line_on_a_terminal_and_few_lines_elsewhere() -> None:
+    now = [0.0]
+    for terminal in (True, False):
+        text = io.StringIO()
+        console = Console(file=text, force_terminal=terminal, width=100)
+        with DataProgress(console, "building a", lambda: now[0]) as progress:
+            progress.watch(SlotsStarting(1))
+            for done in range(0, 101, 20):
+                progress.watch(Progressed("images", done, 100))
+                now[0] += EVERY / 2
+            if terminal:
+                progress.live.refresh()
+        said = text.getvalue()
+        if terminal:
+            assert "building a" in said
+            assert "images 100 of 100" in said
+        else:
+            assert said.splitlines() == [
+                "starting Ray",
+                "images: 40 of 100, 4/s",
+                "images: 80 of 100, 4/s",
+                "images: 100 of 100, 4/s",
+            ]
+
+
+def _assert_refused(said: Any, piece: str) -> None:
+    code, _, err = said
+    assert code == 2, said
+    assert err.startswith("clray: error: "), err
+    assert piece in err, err
+    assert "Traceback" not in err
+    assert err.count("clray: error:") == 1
