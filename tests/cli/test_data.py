@@ -34,10 +34,8 @@ def building(monkeypatch: pytest.MonkeyPatch, stored: Any) -> dict[str, Any]:
     """A build that builds nothing; what it was given, and what it is to say."""
     given: dict[str, Any] = {"was_stored": False}
 
-    def build(
-        benchmark: Any, name: str, to: str, *, watch: Callable[[object], None], **o: Any
-    ) -> Any:
-        given.update(o, benchmark=benchmark, name=name, to=to)
+    def build(benchmark: Any, name: str, to: str, *, watch: Any, **others: Any) -> Any:
+        given.update(others, benchmark=benchmark, name=name, to=to)
         if error := given.get("raises"):
             raise error
         watch(Progressed("images", 50, 100))
@@ -89,7 +87,7 @@ def test_show(clray: Any, stored: Any, here: Path) -> None:
     for piece in (
         "stream  2 tasks, class-incremental, 4 classes",
         "100 examples of 3 x 8 x 8, uint8",
-        "split, num_tasks 2, seed 0",
+        "split, num_tasks\u00a02, seed\u00a00",
         stored.manifest.hash,
         "whole, on the device",
         str(here / "stream.png"),

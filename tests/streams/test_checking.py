@@ -40,9 +40,8 @@ def test_each_fault_is_told(store_stream: Any) -> None:
     extra = "task=001/split=train/part-00007.parquet"
     content = (folder / cut).read_bytes()
     (folder / cut).write_bytes(content[:100])
-    content = bytearray((folder / flipped).read_bytes())
-    content[50] ^= 1
-    (folder / flipped).write_bytes(content)
+    content = (folder / flipped).read_bytes()
+    (folder / flipped).write_bytes(content[:50] + bytes([content[50] ^ 1]) + content[51:])
     (folder / missing).unlink()
     shutil.copy(folder / SHARD, folder / extra)
     (folder / "task=001" / "notes.txt").write_text("not Parquet: no reader takes it for a shard")

@@ -13,6 +13,7 @@ from clray.errors import BadData, BadInput
 from clray.streams import contact_sheet, sheet_file
 from clray.streams.contact_sheet import COLUMNS, draw
 from clray.streams.manifest import Manifest, Shard
+from clray.streams.shards import read_blocks
 
 
 def test_examples_are_of_the_task_and_spread_over_its_classes(store_stream: Any) -> None:
@@ -37,11 +38,10 @@ def test_draws_depend_on_the_seed_alone(store_stream: Any) -> None:
 def test_few_blocks_are_read(store_stream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = store_stream(rows=2000, shard_rows=256, block_rows=16)
     read: list[Any] = []
-    real = contact_sheet.read_blocks
 
     def counted(uri: str, wanted: Any, row_bytes: int) -> Any:
         read.extend(wanted)
-        return real(uri, wanted, row_bytes)
+        return read_blocks(uri, wanted, row_bytes)
 
     monkeypatch.setattr(contact_sheet, "read_blocks", counted)
     contact_sheet.contact_sheet(stored.uri, stored.manifest, "a")
