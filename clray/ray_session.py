@@ -22,6 +22,8 @@ for _name, _value in {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # 2 s would delay each start and restart
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # What reads streams would be killed after a second of waiting, and take three to start again.
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
 }.items():
     os.environ.setdefault(_name, _value)
 

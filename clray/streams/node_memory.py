@@ -19,11 +19,17 @@ from clray.streams.sharded import Content, Part
 ATTEMPTS = 5
 """How often a keeper that died, with the process that started it, is started anew."""
 
+_memories: dict[tuple[str, str], NodeMemory] = {}
+_lock = threading.Lock()
+
 
 class NodeMemory:
-    """Loads parts through the keeper of this machine (``clray.streams.sharded.Loader``)."""
+    """Loads parts of one stream through its keeper (``clray.streams.sharded.Loader``)."""
 
-    def __init__(self) -> None:
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.plain = manifest.model_dump_json()
+        self.keeper: Any = None  # an actor lives as long as the handle of its creator
         self.parts: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
         self.lock = threading.Lock()
 
@@ -36,28 +42,39 @@ class NodeMemory:
         with self.lock:
             name = (part.task, part.split)
             if name not in self.parts:
-                self.parts[name] = self._fetch(content, part)
+                self.parts[name] = self._fetch(content.uri, part)
             return self.parts[name]
 
-    def _fetch(self, content: Content, part: Part) -> tuple[Tensor, Tensor]:
-        size = content.manifest.num_bytes()
-        if size > capacity():
+    def _fetch(self, uri: str, part: Part) -> tuple[Tensor, Tensor]:
+        size, room = self.manifest.num_bytes(), capacity()
+        if size > room:
             given = f"memory, for a stream of {size:,} bytes"
-            accepted = f"stream, or an object store of more than {capacity():,} bytes"
+            accepted = f"stream, or an object store of more than {size:,} bytes; here: {room:,}"
             raise BadResources("resources.reading", given, accepted)
         for attempt in range(ATTEMPTS):
             try:
-                keeper = _keeper(content.manifest)
-                plain = (content.uri, content.manifest.model_dump_json(), part.task, part.split)
-                [x, y] = ray.get(ray.get(keeper.part.remote(*plain)))
+                self.keeper = self.keeper or _keeper(self.manifest)
+                found = self.keeper.part.remote(uri, self.plain, part.task, part.split)
+                [x, y] = ray.get(ray.get(found))
                 return _tensor(x), _tensor(y)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
             except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ValueError):
+                self.keeper = None
                 if attempt == ATTEMPTS - 1:
                     raise
                 time.sleep(0.2 * 2**attempt)
         raise AssertionError
+
+
+def node_memory(manifest: Manifest) -> NodeMemory:
+    """That of a stream: one for all trials of this process, which keeps one stream at a time."""
+    name = (manifest.hash, ray.get_runtime_context().get_node_id())
+    with _lock:
+        if name not in _memories:
+            _memories.clear()
+            _memories[name] = NodeMemory(manifest)
+        return _memories[name]
 
 
 class _Keeper:
@@ -72,7 +89,7 @@ class _Keeper:
             whole = Manifest.model_validate_json(manifest)
             own = Part(task, split, getattr(whole.tasks[task], split))
             content = Content(uri, whole, (own,))
-            x, y = content.read(content.blocks)
+            x, y = content.read()
             self.kept[task, split] = [ray.put(x), ray.put(y)]
         return self.kept[task, split]
 

@@ -20,46 +20,71 @@ from clray.streams.shards import images_of
 from clray.streams.streaming import AHEAD, read_round
 
 
+RUN = 256
+"""Most rounds of one execution: its start takes a moment for each of them."""
+
+
 def read_rounds(content: Content, order: EpochOrder, rank: int, world: int) -> Iterator[Arrays]:
     """What a worker takes in each round of a pass, in the order of its batches.
 
     Raises:
         BadData: a file is missing, truncated or damaged.
     """
+    plan = ray.put((content, order))
+    count = len(order.rounds)
+    for first in range(0, count, RUN):
+        numbers = range(first, min(first + RUN, count))
+        dataset = _dataset(Rounds(plan, content, order, numbers, rank, world))
+        # ``iter_batches`` would leave a thread behind wherever a pass is abandoned.
+        bundles = dataset.iter_internal_ref_bundles()
+        try:
+            for bundle in bundles:
+                for reference in bundle.block_refs:
+                    table = ray.get(reference)
+                    x = images_of(table, content.manifest.row_bytes)
+                    yield content.shaped(x), table["label"].to_numpy()
+        except Exception as error:
+            raise _cause(error) from None
+        finally:
+            del bundles  # ends the execution, also in mid-pass
+
+
+def _dataset(source: Rounds) -> Any:
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
+    context.target_max_block_size = None  # a round is one block
     context.execution_options.preserve_order = True
-    source = Rounds(content, order, rank, world)
     context.execution_options.resource_limits = ray.data.ExecutionResources(
         object_store_memory=(AHEAD + 1) * max(source.sizes)
     )
-    count = len(order.rounds)
     with ray.data.DataContext.current(context):
-        dataset = ray.data.read_datasource(
-            source, num_cpus=0, concurrency=AHEAD, override_num_blocks=count
+        return ray.data.read_datasource(
+            source, num_cpus=0, concurrency=AHEAD, override_num_blocks=len(source.numbers)
         )
-        tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-        try:
-            for table in tables:
-                x = images_of(table, content.manifest.row_bytes)
-                yield content.shaped(x), table["label"].to_numpy()
-        except Exception as error:
-            raise _cause(error) from None
 
 
 class Rounds(Datasource):  # type: ignore[misc]
-    """The rounds of one worker, each a read task."""
+    """Some rounds of one worker, each a read task.
 
-    def __init__(self, content: Content, order: EpochOrder, rank: int, world: int) -> None:
+    Args:
+        plan: a reference to the next two.
+        content: what is read.
+        order: of the pass.
+        numbers: of the rounds.
+        rank, world: the worker's.
+    """
+
+    def __init__(
+        self, plan: Any, content: Content, order: EpochOrder, numbers: range, rank: int, world: int
+    ) -> None:
         super().__init__()
-        self.plan = ray.put((content, order))
-        self.rank, self.world = rank, world
+        self.plan, self.numbers, self.rank, self.world = plan, numbers, rank, world
         row_bytes = content.manifest.row_bytes + 8
-        self.rows = [sum(order.lengths(n, rank, world)) for n in range(len(order.rounds))]
+        self.rows = [sum(order.lengths(number, rank, world)) for number in numbers]
         self.sizes = [rows * row_bytes for rows in self.rows]
 
     def estimate_inmemory_data_size(self) -> int:
-        """Bytes of all rounds."""
+        """Bytes of all these rounds."""
         return sum(self.sizes)
 
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
@@ -69,7 +94,7 @@ class Rounds(Datasource):  # type: ignore[misc]
                 partial(_read, self.plan, number, self.rank, self.world),
                 BlockMetadata(rows, size, None, None),
             )
-            for number, (rows, size) in enumerate(zip(self.rows, self.sizes, strict=True))
+            for number, rows, size in zip(self.numbers, self.rows, self.sizes, strict=True)
         ]
 
 

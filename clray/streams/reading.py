@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import warnings
 from collections import OrderedDict
 
 import torch
@@ -47,9 +46,9 @@ def reader(manifest: Manifest, mode: str, resources: Resources, device: torch.de
     if mode == "device":
         return Resident(_OnDevice(manifest, device), device)
     if mode == "memory" and _ray_is_on():
-        from clray.streams.node_memory import NodeMemory
+        from clray.streams.node_memory import node_memory
 
-        return Resident(NodeMemory(), device)
+        return Resident(node_memory(manifest), device)
     if mode == "memory":  # this process is the only one on the machine that reads
         return Resident(_OnDevice(manifest, torch.device("cpu")), device)
     from clray.streams.streaming import Streamed
@@ -64,10 +63,8 @@ def whole(content: Content, part: Part) -> tuple[Tensor, Tensor]:
         BadData: a file is missing, truncated or damaged.
     """
     own = Content(content.uri, content.manifest, (part,))
-    x, y = own.read(own.blocks)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a view of what was read: nobody writes to it
-        return torch.from_numpy(x), torch.from_numpy(y)
+    x, y = own.read()
+    return torch.from_numpy(x), torch.from_numpy(y)
 
 
 class _OnDevice:

@@ -92,13 +92,31 @@ class Content:
         rows = [sum(shard.rows for shard in part.shards) for part in self.parts]
         return np.lexsort([ids, np.array(tasks).repeat(rows)])
 
-    def read(self, blocks: Sequence[tuple[str, int]]) -> Arrays:
-        """Some blocks: examples [n, C, H, W] of the stream's type, and labels int64 [n].
+    def read(self) -> Arrays:
+        """All examples, as they lie: [n, C, H, W] of the stream's type, and labels int64 [n].
 
         Raises:
             BadData: a file is missing, truncated or damaged.
         """
-        x, y, _ = read_blocks(self.uri, blocks, self.manifest.row_bytes)
+        row_bytes = self.manifest.row_bytes
+        x, y = read_blocks(self.uri, self.blocks, self.block_sizes, row_bytes)
+        return self.shaped(x), y
+
+    def read_rows(self, rows: Indices) -> Arrays:
+        """Some examples, no one twice, in the order given: as ``read``; only their blocks are read.
+
+        Raises:
+            BadData: a file is missing, truncated or damaged.
+        """
+        sizes = np.array(self.block_sizes)
+        ends = sizes.cumsum()
+        blocks, index = np.unique(ends.searchsorted(rows, side="right"), return_inverse=True)
+        starts = sizes[blocks].cumsum() - sizes[blocks]
+        places = np.full(sizes[blocks].sum(), -1)
+        places[starts[index] + rows - (ends - sizes)[blocks][index]] = np.arange(len(rows))
+        wanted = [self.blocks[block] for block in blocks]
+        row_bytes = self.manifest.row_bytes
+        x, y = read_blocks(self.uri, wanted, sizes[blocks].tolist(), row_bytes, places)
         return self.shaped(x), y
 
     def shaped(self, x: NDArray[np.uint8]) -> NDArray[Any]:

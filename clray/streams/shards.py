@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,6 +26,7 @@ BLOCK_BYTES = 1 << 20
 """About what a block takes: enough for an object store's round trip, and small beside a window."""
 SHARD_BYTES = 128 << 20
 """About what a shard takes."""
+_DAMAGES = (pa.ArrowException, OSError, ValueError, KeyError, IndexError)
 OPEN_FILES = 256
 """Shards that a process keeps open; opening one costs an object store two round trips."""
 
@@ -80,37 +81,55 @@ def write_shard(folder: Folder, path: str, rows: Rows, block_rows: int, shape: s
     )
 
 
-def read_blocks(uri: str, wanted: Sequence[tuple[str, int]], row_bytes: int) -> Rows:
-    """Some blocks of a stream, one after the other.
+def read_blocks(
+    uri: str,
+    wanted: Sequence[tuple[str, int]],
+    sizes: Sequence[int],
+    row_bytes: int,
+    places: NDArray[np.int64] | None = None,
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Some blocks of a stream, or some of their rows, with no second copy of them in memory.
 
     Args:
         uri: the stream's address.
         wanted: (shard's path, number of the block in it), in any order.
+        sizes: rows of each.
         row_bytes: of one example.
+        places: where each of these rows goes in the result, -1: nowhere; None: one after the other.
+
+    Returns:
+        Examples as bytes [n, row_bytes] and labels int64 [n].
 
     Raises:
         BadData: a file is missing, truncated or damaged.
     """
+    ends = np.cumsum(sizes, dtype=np.int64)
+    if places is None:
+        places = np.arange(ends[-1] if len(ends) else 0)
+    count = int((places >= 0).sum())
+    x, y = np.empty((count, row_bytes), np.uint8), np.empty(count, np.int64)
+    if not len(wanted):
+        return x, y
     by_file: dict[str, list[int]] = {}
-    for place, (path, _) in enumerate(wanted):
-        by_file.setdefault(path, []).append(place)
+    for index, (path, _) in enumerate(wanted):
+        by_file.setdefault(path, []).append(index)
 
-    def read(path: str) -> list[tuple[int, Any]]:
-        places = by_file[path]
-        groups = [wanted[place][1] for place in places]
-        try:
-            table = _opened(uri, path).read_row_groups(groups, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(uri, path, error) from None
-        sizes = [_opened(uri, path).metadata.row_group(group).num_rows for group in groups]
-        starts = np.cumsum([0, *sizes[:-1]])
-        parts = zip(places, starts.tolist(), sizes, strict=True)
-        return [(place, table.slice(start, size)) for place, start, size in parts]
+    def read(path: str) -> None:
+        mine = by_file[path]
+        own = np.concatenate([places[ends[i] - sizes[i] : ends[i]] for i in mine])
+        blocks = [wanted[i][1] for i in mine]
+        done = 0
+        for part in _parts(uri, path, blocks, row_bytes, len(own)):
+            where = own[done : done + len(part)]
+            done += len(part)
+            kept = where >= 0
+            every = bool(kept.all())
+            images, labels = _bytes_of(part["image"], row_bytes), part["label"].to_numpy()
+            x[where[kept]] = images if every else images[kept]
+            y[where[kept]] = labels if every else labels[kept]
 
-    found = [part for parts in _on_threads(read, by_file) for part in parts]
-    found.sort(key=lambda part: part[0])
-    table = pa.concat_tables([table for _, table in found])
-    return images_of(table, row_bytes), table["label"].to_numpy(), table["id"].to_numpy()
+    _on_threads(read, by_file)
+    return x, y
 
 
 def read_labels(uri: str, paths: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -122,8 +141,8 @@ def read_labels(uri: str, paths: Sequence[str]) -> tuple[NDArray[np.int64], NDAr
 
     def read(path: str) -> Any:
         try:
-            return _opened(uri, path).read(columns=["id", "label"], use_threads=False)
-        except (pa.ArrowException, OSError) as error:
+            return _reader(uri, path).read(columns=["id", "label"], use_threads=False)
+        except _DAMAGES as error:
             raise _damaged(uri, path, error) from None
 
     table = pa.concat_tables(_on_threads(read, paths))
@@ -143,6 +162,28 @@ def _bytes_of(chunk: Any, row_bytes: int) -> NDArray[np.uint8]:
     return np.frombuffer(chunk.buffers()[1], np.uint8)[low:high].reshape(len(chunk), row_bytes)
 
 
+def _parts(
+    uri: str, path: str, blocks: Sequence[int], row_bytes: int, rows: int
+) -> Iterator[Any]:
+    """The rows of some blocks of a shard, part by part.
+
+    Raises:
+        BadData: the file is missing, truncated or damaged, or another than that of the manifest.
+    """
+    try:
+        file = _reader(uri, path)
+        groups = [file.metadata.row_group(block).num_rows for block in blocks]
+        kind = file.schema_arrow.field("image").type
+        if sum(groups) != rows or kind != pa.binary(row_bytes):
+            raise ValueError(f"{sum(groups)} rows of {kind}, not {rows} of {row_bytes} bytes")
+        columns = ["label", "image"]
+        yield from file.iter_batches(
+            max(groups), row_groups=blocks, columns=columns, use_threads=False
+        )
+    except _DAMAGES as error:
+        raise _damaged(uri, path, error) from None
+
+
 def _on_threads(read: Any, paths: Iterable[str]) -> list[Any]:
     """Several files at once: most of the time goes into waiting for an object store."""
     paths = list(paths)
@@ -152,9 +193,16 @@ def _on_threads(read: Any, paths: Iterable[str]) -> list[Any]:
         return list(pool.map(read, paths))
 
 
+def _reader(uri: str, path: str) -> Any:
+    """A reader of its own: one that is shared keeps what it has read, and is for one thread."""
+    file, metadata = _opened(uri, path)
+    return pq.ParquetFile(file, metadata=metadata, pre_buffer=not _folder(uri).is_local)
+
+
 @functools.lru_cache(OPEN_FILES)
-def _opened(uri: str, path: str) -> Any:
-    return pq.ParquetFile(_folder(uri).open(path), pre_buffer=not _folder(uri).is_local)
+def _opened(uri: str, path: str) -> tuple[Any, Any]:
+    file = _folder(uri).open(path)
+    return file, pq.read_metadata(file)
 
 
 @functools.lru_cache(8)

@@ -83,14 +83,7 @@ def read_round(content: Content, order: EpochOrder, number: int, rank: int, worl
     Raises:
         BadData: a file is missing, truncated or damaged.
     """
-    rows, _ = order.rows(number, rank, world)
-    ends = np.cumsum(content.block_sizes)
-    blocks, index = np.unique(ends.searchsorted(rows, side="right"), return_inverse=True)
-    sizes = np.array(content.block_sizes)[blocks]
-    wanted = [content.blocks[block] for block in blocks]
-    x, y = content.read(wanted)
-    places = rows - (ends - content.block_sizes)[blocks][index] + (sizes.cumsum() - sizes)[index]
-    return x[places], y[places]
+    return content.read_rows(order.rows(number, rank, world)[0])
 
 
 def _on_a_thread(content: Content, order: EpochOrder, rank: int, world: int) -> Iterator[Arrays]:
@@ -122,7 +115,7 @@ class _Kept:
         name = tuple(shard.path for shard in content.shards)
         with self.lock:
             if name not in self.kept:
-                self.kept[name] = content.read(content.blocks)
+                self.kept[name] = content.read()
             self.kept.move_to_end(name)
             arrays = self.kept[name]
             while self.kept and sum(x.nbytes + y.nbytes for x, y in self.kept.values()) > self.room:
