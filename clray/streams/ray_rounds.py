@@ -15,10 +15,9 @@ from ray.data.datasource import Datasource, ReadTask
 
 from clray.errors import BadInput
 from clray.streams.order import EpochOrder
-from clray.streams.sharded import Arrays, Content
+from clray.streams.sharded import AHEAD, Arrays, Content
 from clray.streams.shards import images_of
-from clray.streams.streaming import AHEAD, read_round
-
+from clray.streams.streaming import read_round
 
 RUN = 256
 """Most rounds of one execution: its start takes a moment for each of them."""
@@ -110,6 +109,9 @@ def _read(plan: Any, number: int, rank: int, world: int) -> list[Any]:
 def _cause(error: BaseException) -> BaseException:
     """The bad input that a task found, or the error as it is."""
     seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, BadInput):
+    while seen is not None:
+        # Ray's own error is a bad input as well, but with the task's traceback for a message.
+        if isinstance(seen, BadInput) and not isinstance(seen, ray.exceptions.RayTaskError):
+            return seen
         seen = getattr(seen, "cause", None) or seen.__cause__
-    return seen or error
+    return error

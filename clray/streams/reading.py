@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections import OrderedDict
@@ -9,9 +10,10 @@ from collections import OrderedDict
 import torch
 from torch import Tensor
 
+from clray.errors import BadResources
 from clray.spec import Resources
 from clray.streams.manifest import Manifest
-from clray.streams.sharded import Content, Part, Reader, Resident
+from clray.streams.sharded import AHEAD, Content, Part, Reader, Resident
 
 _kept: OrderedDict[tuple[str, str], dict[tuple[int, str], tuple[Tensor, Tensor]]] = OrderedDict()
 _lock = threading.Lock()
@@ -39,6 +41,39 @@ def choose(manifest: Manifest, resources: Resources, device: torch.device) -> st
         if size <= capacity() // 2:
             return "memory"
     return "stream"
+
+
+def check(
+    manifest: Manifest, mode: str, window: int, resources: Resources, device: torch.device
+) -> None:
+    """Refuse a way of reading for which there is certainly no room.
+
+    Args:
+        manifest: of the stream.
+        mode: the way.
+        window: rows that are shuffled together.
+        resources: of a worker.
+        device: where batches go.
+
+    Raises:
+        BadResources: such a one.
+    """
+    if mode == "stream":
+        tasks = [sum(shard.rows for shard in task.shards()) for task in manifest.tasks]
+        need = 2 * (AHEAD + 1) * min(window, max(tasks, default=0)) * (manifest.row_bytes + 8)
+        if need > resources.memory:
+            given = f"{int(resources.memory):,} bytes"
+            accepted = f"{need:,} or more to stream with this benchmark.shuffle_window, of which "
+            accepted += f"{AHEAD + 1} take half; a smaller window changes the order of batches"
+            raise BadResources("resources.memory", given, accepted)
+    elif mode == "device" or not _ray_is_on():
+        size = manifest.num_bytes(("train",))
+        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if mode == "device" and device.type == "cuda":
+            have = torch.cuda.mem_get_info(device)[1]
+        if size > have:
+            given = f"{mode}, for a stream of {size:,} bytes"
+            raise BadResources("resources.reading", given, f"auto or stream; {have:,} bytes here")
 
 
 def reader(manifest: Manifest, mode: str, resources: Resources, device: torch.device) -> Reader:

@@ -16,6 +16,9 @@ from clray.streams.manifest import Manifest, Shard
 from clray.streams.order import EpochOrder, Indices
 from clray.streams.shards import read_blocks, read_labels
 
+AHEAD = 2
+"""Rounds that are read before they are needed."""
+
 Arrays = tuple[NDArray[Any], NDArray[np.int64]]
 """Examples [n, C, H, W] and labels [n]."""
 
@@ -78,6 +81,11 @@ class Content:
     def num_rows(self) -> int:
         """How many examples there are."""
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def num_bytes(self) -> int:
+        """What they take in memory."""
+        return self.num_rows * (self.manifest.row_bytes + 8)
 
     @cached_property
     def natural(self) -> Indices | None:
@@ -198,20 +206,9 @@ class Resident:
         for number in range(len(order.rounds)):
             rows, lengths = order.rows(number, rank, world)
             if len(parts) == 1:
-                yield self._from_one(*parts[0], rows, lengths)
+                yield taken(*parts[0], rows, lengths, self.device)
             else:
                 yield self._from_several(parts, rows, lengths)
-
-    def _from_one(
-        self, x: Tensor, y: Tensor, rows: Indices, lengths: list[int]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        index = torch.from_numpy(rows).to(x.device)
-        labels = y.index_select(0, index).to(self.device)
-        start = 0
-        for length in lengths:
-            batch = slice(start, start + length)
-            yield x.index_select(0, index[batch]).to(self.device), labels[batch]
-            start += length
 
     def _from_several(
         self, parts: list[tuple[Tensor, Tensor]], rows: Indices, lengths: list[int]
@@ -236,6 +233,16 @@ class Resident:
             y = torch.cat(ys or [y[:0]]).index_select(0, back)
             yield x.to(self.device), y.to(self.device)
             start += length
+
+
+def taken(
+    x: Tensor, y: Tensor, rows: Indices, lengths: list[int], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of these lengths, on the device: ``rows`` of ``x`` and ``y``, batch after batch."""
+    index = torch.from_numpy(rows).to(x.device)
+    labels = torch.split(y.index_select(0, index).to(device), lengths)
+    for own, label in zip(torch.split(index, lengths), labels, strict=True):
+        yield x.index_select(0, own).to(device), label
 
 
 class Loader(Protocol):

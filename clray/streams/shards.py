@@ -162,9 +162,7 @@ def _bytes_of(chunk: Any, row_bytes: int) -> NDArray[np.uint8]:
     return np.frombuffer(chunk.buffers()[1], np.uint8)[low:high].reshape(len(chunk), row_bytes)
 
 
-def _parts(
-    uri: str, path: str, blocks: Sequence[int], row_bytes: int, rows: int
-) -> Iterator[Any]:
+def _parts(uri: str, path: str, blocks: Sequence[int], row_bytes: int, rows: int) -> Iterator[Any]:
     """The rows of some blocks of a shard, part by part.
 
     Raises:

@@ -104,9 +104,10 @@ class Stored(BenchmarkConfig):
         """See ``BenchmarkConfig.build``."""
         manifest = self._read_from()
         uri = (self.features or self.stream).partition(PIN)[0]
-        mode = reading.choose(manifest, resources, device)
-        reader = reading.reader(manifest, mode, resources, device)
         window = max(1, int(self.shuffle_window) // manifest.row_bytes)
+        mode = reading.choose(manifest, resources, device)
+        reading.check(manifest, mode, window, resources, device)
+        reader = reading.reader(manifest, mode, resources, device)
 
         def examples(positions: list[int], splits: tuple[SplitName, ...]) -> ShardedExamples:
             parts = tuple(

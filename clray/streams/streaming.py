@@ -18,11 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clray.streams.order import EpochOrder, Indices
-from clray.streams.sharded import Arrays, Content
-
-AHEAD = 2
-"""Rounds that are read before they are needed."""
+from clray.streams.order import EpochOrder
+from clray.streams.sharded import AHEAD, Arrays, Content, taken
 
 
 class Streamed:
@@ -30,13 +27,19 @@ class Streamed:
 
     Args:
         device: where batches go.
-        memory: bytes; a quarter of them keeps tasks that fit in one round.
+        memory: bytes; a quarter of them keeps tasks that fit in one round, and what is read ahead
+            may take no more than half.
         through_ray: whether Ray Data reads.
     """
 
     def __init__(self, device: torch.device, memory: int, through_ray: bool) -> None:
-        self.device, self.through_ray = device, through_ray
+        self.device = device
         self.kept = _Kept(memory // 4)
+        self.read_rounds = _on_a_thread
+        if through_ray:
+            from clray.streams.ray_rounds import read_rounds
+
+            self.read_rounds = read_rounds
 
     def rounds(
         self, content: Content, order: EpochOrder, rank: int, world: int
@@ -45,32 +48,20 @@ class Streamed:
         if order.is_whole:
             if order.batches:
                 x, y = self.kept.get(content)
-                yield self._whole(x, y, *order.rows(0, rank, world))
+                yield taken(x, y, *order.rows(0, rank, world), self.device)
             return
-        if self.through_ray:
-            from clray.streams.ray_rounds import read_rounds
-        else:
-            read_rounds = _on_a_thread
-        for number, (x, y) in enumerate(read_rounds(content, order, rank, world)):
-            yield self._in_turn(x, y, order.lengths(number, rank, world))
-
-    def _whole(
-        self, x: NDArray[Any], y: NDArray[np.int64], rows: Indices, lengths: list[int]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        start = 0
-        for length in lengths:
-            own = rows[start : start + length]
-            yield self._moved(x[own]), self._moved(y[own])
-            start += length
+        for number, arrays in enumerate(self.read_rounds(content, order, rank, world)):
+            yield self._in_turn(*arrays, order.lengths(number, rank, world))
+            del arrays  # or it would outlast the next one's arrival
 
     def _in_turn(
         self, x: NDArray[Any], y: NDArray[np.int64], lengths: list[int]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        labels = self._moved(y.copy())
+        """Batches of these lengths, copied: a batch that is kept must not keep the round."""
         start = 0
         for length in lengths:
             batch = slice(start, start + length)
-            yield self._moved(x[batch].copy()), labels[batch]
+            yield self._moved(x[batch].copy()), self._moved(y[batch].copy())
             start += length
 
     def _moved(self, array: NDArray[Any]) -> Tensor:
@@ -107,17 +98,22 @@ class _Kept:
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self.kept: OrderedDict[tuple[str, ...], Arrays] = OrderedDict()
+        self.kept: OrderedDict[tuple[str, ...], tuple[Tensor, Tensor]] = OrderedDict()
         self.lock = threading.Lock()
 
-    def get(self, content: Content) -> Arrays:
+    def get(self, content: Content) -> tuple[Tensor, Tensor]:
         """All examples and labels of a content."""
         name = tuple(shard.path for shard in content.shards)
         with self.lock:
             if name not in self.kept:
-                self.kept[name] = content.read()
+                self._make_room(self.room - content.num_bytes)
+                x, y = content.read()
+                self.kept[name] = (torch.from_numpy(x), torch.from_numpy(y))
             self.kept.move_to_end(name)
-            arrays = self.kept[name]
-            while self.kept and sum(x.nbytes + y.nbytes for x, y in self.kept.values()) > self.room:
-                self.kept.popitem(last=False)
-            return arrays
+            tensors = self.kept[name]
+            self._make_room(self.room)
+            return tensors
+
+    def _make_room(self, room: int) -> None:
+        while self.kept and sum(x.nbytes + y.nbytes for x, y in self.kept.values()) > room:
+            self.kept.popitem(last=False)
