@@ -141,12 +141,13 @@ def read_labels(uri: str, paths: Sequence[str]) -> tuple[NDArray[np.int64], NDAr
 
     def read(path: str) -> Any:
         try:
-            return _reader(uri, path).read(columns=["id", "label"], use_threads=False)
+            table = _reader(uri, path).read(columns=["id", "label"], use_threads=False)
+            return table["label"].to_numpy(), table["id"].to_numpy()
         except _DAMAGES as error:
             raise _damaged(uri, path, error) from None
 
-    table = pa.concat_tables(_on_threads(read, paths))
-    return table["label"].to_numpy(), table["id"].to_numpy()
+    labels, ids = zip(*_on_threads(read, paths), strict=True)
+    return np.concatenate(labels), np.concatenate(ids)
 
 
 def images_of(table: Any, row_bytes: int) -> NDArray[np.uint8]:
