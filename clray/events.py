@@ -34,15 +34,6 @@ class SlotsReady:
 
 
 @dataclass(frozen=True)
-class Progressed:
-    """A part of a long piece of work is done: so much of ``total`` rows or files."""
-
-    what: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
 class TrialStarted:
     """A trial was handed to the slots. ``label`` is the job's entry, ``number`` counts from 0."""
 

@@ -97,8 +97,9 @@ def draw(address: str, manifest: Manifest, task: StoredTask, seed: int) -> Drawn
     blocks = [blocks[place] for place in generator.permutation(len(blocks))]
     of_blocks = {at: labels[at[0]][at[1] * size : (at[1] + 1) * size] for at in blocks}
     chosen = _choose(of_blocks, wanted, generator)
-    x, y, _ = read_blocks(address, list(chosen), manifest.row_bytes)
-    starts = np.cumsum([0, *(len(of_blocks[at]) for at in chosen)])[:-1]
+    sizes = [len(of_blocks[at]) for at in chosen]
+    x, y = read_blocks(address, list(chosen), sizes, manifest.row_bytes)
+    starts = np.cumsum([0, *sizes])[:-1]
     parts = [s + np.array(own) for s, own in zip(starts, chosen.values(), strict=True)]
     rows = np.concatenate(parts)
     rows = rows[np.argsort(y[rows], kind="stable")]

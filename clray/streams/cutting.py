@@ -45,14 +45,14 @@ class ShardPlan:
         path: below the stream's folder.
         domain: the guise of its task.
         ids: rows of the half of the dataset, int64, sorted.
-        found: for each fragment that holds some of them, its path and the positions in it; in the
-            order of ``ids``.
+        found: for each fragment that holds some of them, its path, its rows, and the positions in
+            it; in the order of ``ids``.
     """
 
     path: str
     domain: int
     ids: Indices
-    found: tuple[tuple[str, Indices], ...]
+    found: tuple[tuple[str, int, Indices], ...]
 
 
 class Cut:
@@ -149,11 +149,12 @@ class _Half:
 
     def shard(self, path: str, domain: int, rows: Indices) -> ShardPlan:
         owners = self.piece_of[rows]
-        found = tuple(
-            (self.path(int(number)), self.position[rows[owners == number]])
-            for number in np.unique(owners)
-        )
-        return ShardPlan(path, domain, rows, found)
+        found = []
+        for number in np.unique(owners).tolist():
+            low, high = self.bounds[number]
+            positions = self.position[rows[owners == number]]
+            found.append((self.path(number), high - low, positions))
+        return ShardPlan(path, domain, rows, tuple(found))
 
 
 def _groups(layout: Layout, splits: Sequence[SplitName]) -> list[Indices]:

@@ -13,7 +13,7 @@ from clray.errors import BadData, BadResources
 from clray.store import Folder
 from clray.streams.feature_folder import record_of, writing_to
 from clray.streams.manifest import Manifest, Shard
-from clray.streams.shards import read_blocks, rows_per_block, write_shard
+from clray.streams.shards import read_shard, rows_per_block, write_shard
 from clray.streams.transforms import Prepare
 
 CPU_BATCH = 64
@@ -61,9 +61,7 @@ class ShardEncoder:
             BadResources: not even one image fits on the GPU.
         """
         where = f"{self.uri}/{shard.path}"
-        blocks = range(-(-shard.rows // self.images.block_rows))
-        wanted = [(shard.path, block) for block in blocks]
-        x, y, ids = read_blocks(self.uri, wanted, self.images.row_bytes)
+        x, y, ids = read_shard(self.uri, shard.path, self.images.row_bytes)
         if len(x) != shard.rows:
             raise BadData(where, f"{len(x)} rows", f"{shard.rows} rows, as the manifest says")
         features = self._encode(x.reshape(len(x), *self.images.shape))

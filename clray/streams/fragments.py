@@ -49,13 +49,16 @@ def write_planned(uri: str, plan: ShardPlan, layout: Layout, shape: ImageShape) 
     row_bytes = int(np.prod(shape))
     size = rows_per_block(row_bytes)
     xs, ys = [], []
-    for path, positions in plan.found:
+    for path, total, positions in plan.found:
         blocks, index = np.unique(positions // size, return_inverse=True)
         wanted = [(f"{path}.parquet", int(block)) for block in blocks]
-        x, y, _ = read_blocks(f"{uri}/{BUILDING}/fragments", wanted, row_bytes)
-        inside = index * size + positions % size  # every block but a fragment's last is full
-        xs.append(x[inside])
-        ys.append(y[inside])
+        sizes = np.minimum(size, total - blocks * size)
+        places = np.full(sizes.sum(), -1)
+        places[(sizes.cumsum() - sizes)[index] + positions % size] = np.arange(len(positions))
+        own = f"{uri}/{BUILDING}/fragments"
+        x, y = read_blocks(own, wanted, sizes.tolist(), row_bytes, places)
+        xs.append(x)
+        ys.append(y)
     x, y = np.concatenate(xs), np.concatenate(ys)
     if layout.transform is not None:
         shown = layout.transform(shape, torch.device("cpu"))

@@ -132,6 +132,22 @@ def read_blocks(
     return x, y
 
 
+def read_shard(uri: str, path: str, row_bytes: int) -> Rows:
+    """A whole shard.
+
+    Raises:
+        BadData: the file is missing, truncated or damaged, or another than that of the manifest.
+    """
+    try:
+        table = _reader(uri, path).read(use_threads=False)
+        kind = table.schema.field("image").type
+        if kind != pa.binary(row_bytes):
+            raise ValueError(f"rows of {kind}, not of {row_bytes} bytes")
+    except _DAMAGES as error:
+        raise _damaged(uri, path, error) from None
+    return images_of(table, row_bytes), table["label"].to_numpy(), table["id"].to_numpy()
+
+
 def read_labels(uri: str, paths: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Labels and row numbers of whole shards, one after the other; no example is read.
 

@@ -39,9 +39,9 @@ def test_few_blocks_are_read(store_stream: Any, monkeypatch: pytest.MonkeyPatch)
     stored = store_stream(rows=2000, shard_rows=256, block_rows=16)
     read: list[Any] = []
 
-    def counted(uri: str, wanted: Any, row_bytes: int) -> Any:
+    def counted(uri: str, wanted: Any, *sizes: Any) -> Any:
         read.extend(wanted)
-        return read_blocks(uri, wanted, row_bytes)
+        return read_blocks(uri, wanted, *sizes)
 
     monkeypatch.setattr(contact_sheet, "read_blocks", counted)
     contact_sheet.contact_sheet(stored.uri, stored.manifest, "a")

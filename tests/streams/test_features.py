@@ -40,7 +40,7 @@ from clray.streams.manifest import (
     shard_path,
     write_manifest,
 )
-from clray.streams.shards import read_blocks, rows_per_block, write_shard
+from clray.streams.shards import read_shard, rows_per_block, write_shard
 
 NAME = "timm/resnet10t"
 SHAPE = (3, 12, 12)
@@ -129,8 +129,8 @@ def rows_of(uri: str, split: str = "train", task: int = 0) -> tuple[Any, Any, An
     """Examples of their type [n, C, H, W], labels and ids of a part of a stream."""
     manifest = read_manifest(uri)
     shards = getattr(manifest.tasks[task], split)
-    blocks = [(s.path, n) for s in shards for n in range(-(-s.rows // manifest.block_rows))]
-    x, y, ids = read_blocks(uri, blocks, manifest.row_bytes)
+    parts = [read_shard(uri, shard.path, manifest.row_bytes) for shard in shards]
+    x, y, ids = (np.concatenate(column) for column in zip(*parts, strict=True))
     return x.view(manifest.dtype).reshape(len(x), *manifest.shape), y, ids
 
 
