@@ -35,7 +35,7 @@ class DataProgress:
     ) -> None:
         self.console, self.name, self.clock = console, name, clock
         self.step: Progressed | None = None
-        self.doing = ""
+        self.doing = "starting"
         self.start = self.step_start = self.said = clock()
         self.lock = threading.RLock()
         self.live = Live(
