@@ -79,6 +79,18 @@ class Warned:
     text: str
 
 
+@dataclass(frozen=True)
+class Progressed:
+    """So much of a step of work on a stored stream is done.
+
+    ``what`` is counted: labels or images in rows, shards in files.
+    """
+
+    what: str
+    done: int
+    total: int
+
+
 Event = (
     JobStarted
     | SlotsStarting

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from clray.streams.manifest import SPLITS, Manifest, StoredTask, shard_path, wri
 from clray.streams.shards import write_shard
 from clray.task import Stream
 
-StoreStream = Callable[..., Manifest]
+StoreBenchmark = Callable[..., Manifest]
 WriteParquet = Callable[..., Path]
 MakeStream = Callable[..., Stream]
 
@@ -54,63 +55,69 @@ def make_stream(cpu: torch.device) -> MakeStream:
 
 
 @pytest.fixture
-def store_stream(tmp_path: Path) -> StoreStream:
+def store_benchmark(tmp_path: Path) -> StoreBenchmark:
     """Store a benchmark as a stream of small shards and blocks, with no help of the build."""
+    return partial(_store, uri=tmp_path / "stream")
 
-    def store(
-        name: str = "split-digits",
-        uri: Path = tmp_path / "stream",
-        block_rows: int = 16,
-        shard_rows: int = 80,
-        fraction: float = 0.1,
-        seed: int = 0,
-        **knobs: Any,
-    ) -> Manifest:
-        config = registry.configure("benchmark", Component(name=name, **knobs))
-        data, folder = sources.load(config._source), Folder(str(uri))
-        labels = (data.train_y, data.test_y, data.num_classes)
-        layout = config.layout(Draw(*labels, config.train_fraction, fraction, seed))
-        units = torch.arange(data.num_classes) if layout.units is None else layout.units
-        shape = data.image_shape
-        tasks = []
-        for index, task in enumerate(layout.tasks):
-            shards = {}
-            for split in SPLITS:
-                rows = getattr(task, split)
-                x, y = (
-                    (data.test_x, data.test_y) if split == "test" else (data.train_x, data.train_y)
-                )
-                shards[split] = tuple(
-                    write_shard(
-                        folder,
-                        shard_path(index, split, number),
-                        (x[own].flatten(1).numpy(), units[y[own]].numpy(), own.numpy()),
-                        block_rows,
-                        ",".join(map(str, shape)),
-                    )
-                    for number, own in enumerate(rows.split(shard_rows))
-                )
-            tasks.append(StoredTask(name=task.name, classes=task.classes, **shards))
-        manifest = Manifest(
-            version=clray.__version__,
-            source=config.model_dump(mode="json"),
-            source_hash="0" * 20,
-            scenario=config.scenario,
-            num_classes=layout.num_classes,
-            shape=shape,
-            mean=config.mean,
-            std=config.std,
-            augment=config.augment,
-            validation_fraction=fraction,
-            seed=seed,
-            block_rows=block_rows,
-            graded_together=layout.graded_together,
-            tasks=tuple(tasks),
-        )
-        write_manifest(folder, manifest)
-        return manifest
 
-    return store
+@pytest.fixture(scope="session")
+def stored_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of split-digits, which is not to be changed."""
+    uri = tmp_path_factory.mktemp("stored") / "digits"
+    _store("split-digits", uri, fraction=0.2)
+    return str(uri)
+
+
+def _store(
+    name: str = "split-digits",
+    uri: Path = Path(),
+    block_rows: int = 16,
+    shard_rows: int = 80,
+    fraction: float = 0.1,
+    seed: int = 0,
+    **knobs: Any,
+) -> Manifest:
+    config = registry.configure("benchmark", Component(name=name, **knobs))
+    data, folder = sources.load(config._source), Folder(str(uri))
+    labels = (data.train_y, data.test_y, data.num_classes)
+    layout = config.layout(Draw(*labels, config.train_fraction, fraction, seed))
+    units = torch.arange(data.num_classes) if layout.units is None else layout.units
+    shape = data.image_shape
+    tasks = []
+    for index, task in enumerate(layout.tasks):
+        shards = {}
+        for split in SPLITS:
+            rows = getattr(task, split)
+            x, y = (data.test_x, data.test_y) if split == "test" else (data.train_x, data.train_y)
+            shards[split] = tuple(
+                write_shard(
+                    folder,
+                    shard_path(index, split, number),
+                    (x[own].flatten(1).numpy(), units[y[own]].numpy(), own.numpy()),
+                    block_rows,
+                    ",".join(map(str, shape)),
+                )
+                for number, own in enumerate(rows.split(shard_rows))
+            )
+        tasks.append(StoredTask(name=task.name, classes=task.classes, **shards))
+    manifest = Manifest(
+        version=clray.__version__,
+        source=config.model_dump(mode="json"),
+        source_hash="0" * 20,
+        scenario=config.scenario,
+        num_classes=layout.num_classes,
+        shape=shape,
+        mean=config.mean,
+        std=config.std,
+        augment=config.augment,
+        validation_fraction=fraction,
+        seed=seed,
+        block_rows=block_rows,
+        graded_together=layout.graded_together,
+        tasks=tuple(tasks),
+    )
+    write_manifest(folder, manifest)
+    return manifest
 
 
 @pytest.fixture

@@ -13,11 +13,18 @@ from clray.errors import BadData
 from clray.spec import Component
 from clray.streams import TensorExamples, cumulate
 from clray.streams.benchmark import BenchmarkConfig
+from clray.streams.sharded import ShardedExamples
+from clray.streams.shards import read_labels
 from clray.task import Stream
 
 NAMES = registry.names("benchmark")
-GENERIC = {"dataset": "digits", "num_tasks": 5}
+GENERIC: dict[str, Any] = {"dataset": "digits", "num_tasks": 5}
 PARTS = {"dataset": "digits + synthetic/5x20", "image_size": 8, "channels": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _stored(stored_digits: str) -> None:
+    GENERIC["stream"] = stored_digits
 
 
 def config_of(name: str, **knobs: Any) -> BenchmarkConfig:
@@ -36,8 +43,12 @@ def build(name: str, split: Any = "validation", seed: int = 0, **knobs: Any) -> 
 
 
 def rows(examples: Any) -> list[int]:
+    if isinstance(examples, ShardedExamples):
+        paths = [shard.path for shard in examples.content.shards]
+        ids: list[int] = read_labels(examples.content.uri, paths)[1].tolist()
+        return ids
     if not isinstance(examples, TensorExamples):
-        pytest.skip("its rows do not lie in memory")
+        pytest.skip("its rows are not known")
     indices: list[int] = examples.index.tolist()
     return indices
 

@@ -18,17 +18,17 @@ from clray.streams.manifest import Manifest
 from clray.task import Examples, Stream
 
 MakeStream = Callable[..., Stream]
-StoreStream = Callable[..., Manifest]
+StoreBenchmark = Callable[..., Manifest]
 READINGS: list[Reading] = ["device", "memory", "stream"]
 ORDER = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
 
 
 @pytest.fixture
-def uri(tmp_path: Path, store_stream: StoreStream) -> str:
+def uri(tmp_path: Path, store_benchmark: StoreBenchmark) -> str:
     """Five tasks of digits: blocks of 16 rows, shards of 80."""
     reading._kept.clear()
     shards._opened.cache_clear()
-    store_stream(class_order=ORDER)
+    store_benchmark(class_order=ORDER)
     return str(tmp_path / "stream")
 
 
@@ -109,9 +109,9 @@ def test_what_is_yielded_may_be_written_to(uri: str, mode: Reading, window: str)
 
 
 def test_examples_of_two_streams_cannot_be_joined(
-    uri: str, tmp_path: Path, store_stream: StoreStream
+    uri: str, tmp_path: Path, store_benchmark: StoreBenchmark
 ) -> None:
-    store_stream(uri=tmp_path / "other")
+    store_benchmark(uri=tmp_path / "other")
     one, other = opened(uri, "device"), opened(str(tmp_path / "other"), "device")
     with pytest.raises(ValueError, match="one stream"):
         one.tasks[0].train.join([other.tasks[0].train])  # type: ignore[attr-defined]
@@ -145,8 +145,8 @@ def test_memory_that_cannot_do_is_refused(uri: str, monkeypatch: pytest.MonkeyPa
             opened(uri, mode)
 
 
-def test_the_first_way_that_fits_is_taken(uri: str, store_stream: StoreStream) -> None:
-    manifest = store_stream(class_order=ORDER)
+def test_the_first_way_that_fits_is_taken(uri: str, store_benchmark: StoreBenchmark) -> None:
+    manifest = store_benchmark(class_order=ORDER)
 
     def chosen(**knobs: object) -> str:
         resources = Resources.model_validate(knobs)

@@ -16,16 +16,16 @@ from clray.spec import PIN, Reading, Resources, TrialSpec
 from clray.store import Folder
 from clray.streams.manifest import Manifest
 
-StoreStream = Callable[..., Manifest]
+StoreBenchmark = Callable[..., Manifest]
 CLASSES = [3, 1, 4, 0, 5, 9]
 SPLIT: dict[str, Any] = {"num_tasks": 3, "class_order": CLASSES}
 READINGS: list[Reading] = ["device", "memory", "stream"]
 
 
 @pytest.fixture
-def uri(tmp_path: Path, store_stream: StoreStream) -> str:
+def uri(tmp_path: Path, store_benchmark: StoreBenchmark) -> str:
     """Three tasks of digits, in the order 3-1, 4-0, 5-9."""
-    store_stream(**SPLIT)
+    store_benchmark(**SPLIT)
     return str(tmp_path / "stream")
 
 
@@ -59,8 +59,8 @@ def test_a_trial_is_that_of_the_benchmark_in_memory(
         assert records(one, tmp_path / mode, mode) == plain
 
 
-def test_tasks_that_are_graded_together(tmp_path: Path, store_stream: StoreStream) -> None:
-    store_stream("chunked-digits", tmp_path / "chunks", num_tasks=3)
+def test_tasks_that_are_graded_together(tmp_path: Path, store_benchmark: StoreBenchmark) -> None:
+    store_benchmark("chunked-digits", tmp_path / "chunks", num_tasks=3)
     plain = records(spec({"name": "chunked-digits", "num_tasks": 3}), tmp_path / "plain")
     assert records(spec({"stream": str(tmp_path / "chunks")}), tmp_path / "stored") == plain
 
@@ -75,7 +75,7 @@ def test_records_do_not_depend_on_the_way_of_reading(uri: str, tmp_path: Path, s
 
 
 def test_a_key_knows_the_content_and_not_where_it_lies(
-    uri: str, tmp_path: Path, store_stream: StoreStream
+    uri: str, tmp_path: Path, store_benchmark: StoreBenchmark
 ) -> None:
     one = spec({"stream": uri})
     shutil.copytree(uri, tmp_path / "copy")
@@ -84,16 +84,16 @@ def test_a_key_knows_the_content_and_not_where_it_lies(
     assert registry.complete(one) == one
     assert one.key == again.key
     assert one.key != spec({"stream": uri, "shuffle_window": "1 MiB"}).key
-    other = store_stream(uri=tmp_path / "other", **{**SPLIT, "class_order": [3, 1, 4, 0, 5, 8]})
+    other = store_benchmark(uri=tmp_path / "other", **{**SPLIT, "class_order": [3, 1, 4, 0, 5, 8]})
     assert one.key != spec({"stream": str(tmp_path / "other")}).key
     assert other.hash not in one.model_dump_json()
 
 
 def test_content_that_has_changed_is_refused(
-    uri: str, tmp_path: Path, store_stream: StoreStream
+    uri: str, tmp_path: Path, store_benchmark: StoreBenchmark
 ) -> None:
     one = spec({"stream": uri})
-    store_stream(uri=Path(uri), **{**SPLIT, "class_order": [3, 1, 4, 0, 5, 8]})
+    store_benchmark(uri=Path(uri), **{**SPLIT, "class_order": [3, 1, 4, 0, 5, 8]})
     with pytest.raises(BadData, match="as it is pinned"):
         trial.run(one, Folder(str(tmp_path / "trial")))
     with pytest.raises(BadData, match="as it is pinned"):
@@ -139,7 +139,7 @@ def test_tasks_come_in_any_order(uri: str, tmp_path: Path) -> None:
 
 
 def test_new_classes_may_come_with_or_without_the_task(
-    uri: str, tmp_path: Path, store_stream: StoreStream
+    uri: str, tmp_path: Path, store_benchmark: StoreBenchmark
 ) -> None:
     assert spec({"stream": uri}).benchmark.knobs["scenario"] == "class-incremental"
     given = spec({"stream": uri, "scenario": "task-incremental"})
@@ -148,6 +148,6 @@ def test_new_classes_may_come_with_or_without_the_task(
     with pytest.raises(BadSpec, match=r"got 'domain-incremental'; accepted: class-.*, task-"):
         spec({"stream": uri, "scenario": "domain-incremental"})
     knobs = {**SPLIT, "scenario": "domain-incremental"}
-    store_stream(uri=tmp_path / "domains", **knobs)
+    store_benchmark(uri=tmp_path / "domains", **knobs)
     with pytest.raises(BadSpec, match="accepted: domain-incremental"):
         spec({"stream": str(tmp_path / "domains"), "scenario": "task-incremental"})
