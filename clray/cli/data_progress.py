@@ -36,7 +36,7 @@ class DataProgress:
         self.console, self.name, self.clock = console, name, clock
         self.step: Progressed | None = None
         self.doing = "starting"
-        self.start = self.step_start = self.said = clock()
+        self.start = self.step_start = self.step_last = self.said = clock()
         self.lock = threading.RLock()
         self.live = Live(
             get_renderable=self._line, console=console, refresh_per_second=4, transient=True
@@ -73,18 +73,18 @@ class DataProgress:
 
     def _progressed(self, event: Progressed) -> None:
         now = self.clock()
-        last, self.step, self.doing = self.step, event, ""
+        last, self.step, self.step_last, self.doing = self.step, event, now, ""
         if last is None or last.what != event.what:
             self.step_start = self.said = now
         first_end = event.done >= event.total and (last is None or last != event)
         if first_end or now - self.said >= EVERY:
             self.said = now
-            text = f"{event.what}: {event.done:,} of {event.total:,}{self._rate(now)}"
+            text = f"{event.what}: {event.done:,} of {event.total:,}{self._rate()}"
             self._print(text)
 
-    def _rate(self, now: float) -> str:
-        """Since the first word of the step, in which something was done already."""
-        step, seconds = self.step, now - self.step_start
+    def _rate(self) -> str:
+        """From the first word of a step to the last."""
+        step, seconds = self.step, self.step_last - self.step_start
         return f", {count(step.done / seconds)}/s" if step and step.done and seconds >= 1 else ""
 
     def _say(self, text: str) -> None:
@@ -106,6 +106,6 @@ class DataProgress:
                 line.add_row(Text(self.name, style="bold"), self.doing, "", elapsed)
                 return line
             bar = ProgressBar(total=max(1, step.total), completed=step.done, width=20)
-            text = f"{step.what} {step.done:,} of {step.total:,}{self._rate(now)}"
+            text = f"{step.what} {step.done:,} of {step.total:,}{self._rate()}"
             line.add_row(Text(self.name, style="bold"), bar, text, elapsed)
             return line

@@ -57,7 +57,7 @@ def task_table(manifest: Manifest, width: int) -> RenderableType:
     for position, task in zip(shown, tasks, strict=True):
         cells = [column.cell(task) for column in columns]
         names = [", ".join(_class_names(manifest, task))] if named else []
-        table.add_row(f"{position:03d}", task.name, *cells, *names)
+        table.add_row(f"{position:03d}", _cut(task.name, name_width), *cells, *names)
     if len(manifest.tasks) > 1:
         table.add_section()
         totals = [column.total for column in columns]
@@ -89,6 +89,12 @@ def _columns(manifest: Manifest) -> list[_Column]:
 
 def _taken(columns: list[_Column], tasks: list[StoredTask]) -> int:
     return sum(column.width(tasks) + _GAP for column in columns)
+
+
+def _cut(name: str, width: int) -> str:
+    """A name without its middle where it is too long: both ends tell names apart."""
+    end = width // 3
+    return name if len(name) <= width else f"{name[: width - 1 - end]}…{name[len(name) - end :]}"
 
 
 def _class_names(manifest: Manifest, task: StoredTask) -> list[str]:

@@ -199,10 +199,10 @@ class _Sheet:
 
     def _write(self, x: int, y: int, text: str, size: int, ink: str, room: int) -> None:
         font = _font(size)
-        if font.getlength(text) > room:
-            while text and font.getlength(f"{text}…") > room:
-                text = text[:-1]
-            text += "…"
+        kept, whole = len(text), text
+        while kept and font.getlength(text) > room:  # both ends tell names apart
+            kept -= 1
+            text = f"{whole[: kept - kept // 3]}…{whole[len(whole) - kept // 3 :]}"
         self.pen.text((x, y), text, ink, font)
 
 

@@ -18,6 +18,8 @@ from rich.console import Console
 
 from clray.cli.data_progress import EVERY, DataProgress
 from clray.events import Progressed, SlotsStarting, Warned
+from clray.report.naming import benchmark_title, stream_name
+from clray.store import Folder
 from clray.streams.manifest import Manifest, StoredTask, write_manifest
 
 BUILD = ("data", "build", "split-digits")
@@ -146,8 +148,6 @@ def test_thousands_of_shards_are_shown_at_once(clray: Any, stored: Any, here: Pa
     long = StoredTask.model_validate({**task.model_dump(), **many})
     update = {"tasks": (long,) * 120, "skipped": {"a.parquet": 3, "b.parquet": 4}}
     manifest = Manifest.model_validate({**stored.manifest.model_dump(), **update})
-    from clray.store import Folder
-
     write_manifest(Folder(str(here / "long")), manifest)
     start = time.monotonic()
     code, out, _ = clray("data", "show", "long", "--no-png")
@@ -287,6 +287,39 @@ def test_a_damaged_shard_is_named(clray: Any, stored: Any) -> None:
         path = stored.path / shard.path
         path.write_bytes(path.read_bytes()[:50])
     _assert_refused(clray("data", "show", "stream"), "clray data check")
+
+
+def test_a_stored_stream_goes_by_its_own_name(clray: Any, stored: Any, here: Path) -> None:
+    small = ("protocol.validation_fraction=0.2", "model.hidden=[8]", "--here")
+    code, out, err = clray("run", "finetune", "stored", "benchmark.stream=stream", *small)
+    assert (code, err) == (0, "")
+    assert "finetune on stream, class-incremental, with mlp, seed 0" in out
+    assert f"stream stream#sha256={stored.manifest.hash}" in out
+    job = "{name: a, benchmark: {stream: stream}, methods: [finetune], %s}"
+    (here / "a.yaml").write_text(job % "protocol: {validation_fraction: 0.2}")
+    code, out, _ = clray("sweep", "a.yaml", "--dry-run")
+    assert code == 0
+    assert out.startswith("a  stream with mlp\n")
+    assert stored.manifest.hash in out
+    assert "shuffle_window\u00a064 MiB" in out
+    assert "each worker keeps 2 GiB at most" in out
+    (here / "a.yaml").write_text(job % "protocol: {validation_fraction: 0.3}")
+    _assert_refused(clray("sweep", "a.yaml", "--dry-run"), "0.2, with which this stream was built")
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("s3://bucket/a/b?region=x#sha256=1", "b"),
+        ("s3://bucket", "bucket"),
+        ("/data/b/", "b"),
+        ("../b#sha256=1", "b"),
+    ],
+)
+def test_names_of_streams(address: str, name: str) -> None:
+    assert stream_name(address) == name
+    assert benchmark_title({"name": "stored", "stream": address}) == name
+    assert benchmark_title({"name": "split-digits"}) == "split-digits"
 
 
 def test_help_without_a_command(clray: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
 from clray import files, registry
 from clray.cli.completion import KINDS
@@ -32,6 +32,7 @@ class Config(BaseModel):
     either: Literal["all"] | list[int] = "all"
     small: float = Field(0, le=1e-3)
     text: str = Field("", min_length=1)
+    room: ByteSize = ByteSize(3 << 29)
 
 
 def test_knobs() -> None:
@@ -47,6 +48,7 @@ def test_knobs() -> None:
         "either": "all or list of integers",
         "small": "number <= 0.001",
         "text": "text (not empty)",
+        "room": "bytes such as 64 MiB",
     }
     assert found["needed"].required
     assert not found["least"].required

@@ -63,3 +63,13 @@ def test_knobs_keep_apart_what_has_the_same_name() -> None:
     shown = numbers.knobs({"method.lr": 0.1, "optimizer.lr": 1e-5, "method.on": True})
     assert shown.replace("\u00a0", " ") == "method.lr 0.1, optimizer.lr 1e-05, method.on true"
     assert numbers.knobs({"method.a": None}) == "a\u00a0none"
+
+
+def test_limits_of_memory() -> None:
+    written = [numbers.memory(number) for number in (0, 1023, 1 << 26, 3 << 29)]
+    assert written == ["0 B", "1023 B", "64 MiB", "1.5 GiB"]
+
+
+def test_some_of_many() -> None:
+    assert numbers.evenly(3, 20) == [0, 1, 2]
+    assert numbers.evenly(100, 4) == [0, 33, 66, 99]
