@@ -69,7 +69,7 @@ def check(
     faults = [fault for fault in _read_all(folder, shards, sizes, watch) if fault is not None]
     known = {shard.path for shard in shards}
     foreign = [
-        Fault(path, f"a file of {size:,} bytes", "none: it is not of this stream")
+        Fault(path, f"{size:,} bytes", "no such file")
         for path, size in sizes.items()
         if path.startswith("task=") and path.endswith(".parquet") and path not in known
     ]
@@ -114,7 +114,7 @@ def _read_all(
 
 def _look(folder: Folder, shard: Shard, sizes: dict[str, int]) -> Fault | None:
     if shard.path not in sizes:
-        return Fault(shard.path, "no such file", f"a file of {shard.bytes:,} bytes")
+        return Fault(shard.path, "no such file", f"{shard.bytes:,} bytes")
     if sizes[shard.path] != shard.bytes:
         return Fault(shard.path, f"{sizes[shard.path]:,} bytes", f"{shard.bytes:,} bytes")
     try:
