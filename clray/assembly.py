@@ -13,9 +13,9 @@ from clray.distributed import Distributed
 from clray.errors import BadSpec
 from clray.learner import Learner, Setup
 from clray.spec import Optimizer, Resources, TrialSpec, derive_seed
-from clray.streams import cumulate
 from clray.streams.augment import Augment
 from clray.streams.benchmark import BenchmarkConfig
+from clray.streams.examples import cumulate
 from clray.streams.transforms import Prepare
 from clray.task import Stream
 

@@ -1,5 +1,1 @@
-"""Streams of tasks: datasets, scenarios, orders and transforms."""
-
-from clray.streams.examples import TensorExamples, cumulate
-
-__all__ = ["TensorExamples", "cumulate"]
+"""Streams of tasks: datasets, scenarios, orders, transforms, and stored streams."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import clray
 from clray import ray_session
 from clray.errors import BadData
-from clray.events import Progressed
+from clray.events import Progressed, SlotsReady, SlotsStarting, Watch
 from clray.store import Folder
 from clray.streams.claim import TO, claim
 from clray.streams.cutting import Cut, Fragment, ShardPlan
@@ -42,7 +42,6 @@ from clray.streams.shards import rows_per_block, rows_per_shard
 from clray.streams.spreading import spread
 
 OnBadRow = Literal["error", "skip"]
-Watch = Callable[[object], None]
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,10 @@ def build(
     stored = claim(folder, plan)
     if stored is not None:
         return Built(stored, was_stored=True, seconds=time.monotonic() - start)
+    watch(SlotsStarting(0))
+    starting = time.monotonic()
     with ray_session.running():
+        watch(SlotsReady(time.monotonic() - starting))
         job = _Build(benchmark, listing, folder, plan, watch)
         manifest = job.run(seed, validation_fraction, skip=on_bad_row == "skip")
     return Built(manifest, was_stored=False, seconds=time.monotonic() - start)

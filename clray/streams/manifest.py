@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from clray.errors import BadData, BadInput
 from clray.spec import PIN, Scenario, Spec
 from clray.store import Folder
-from clray.streams.augment import Augmentation
+from clray.streams.augmentation import Augmentation
 
 NAME = "manifest.json"
 BUILDING = "_building"
@@ -33,10 +33,6 @@ DIGITS = 20
 """Hexadecimal digits of a stream's hash."""
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-CACHED = 8
-"""Manifests of pinned addresses that a process keeps: every trial of a sweep asks for the same."""
-
-_pinned: dict[str, Manifest] = {}
 
 
 class Shard(Spec):
@@ -155,8 +151,8 @@ def write_manifest(folder: Folder, manifest: Manifest) -> None:
 
 
 def pinned(uri: str, manifest: Manifest) -> str:
-    """The address with the hash of what lies there."""
-    return f"{uri.partition(PIN)[0]}{PIN}{manifest.hash}"
+    """The address, in full, with the hash of what lies there."""
+    return f"{Folder(uri.partition(PIN)[0], 'stream').uri}{PIN}{manifest.hash}"
 
 
 def read_manifest(uri: str, where: str = "stream") -> Manifest:
@@ -170,8 +166,6 @@ def read_manifest(uri: str, where: str = "stream") -> Manifest:
         BadData: no stream there, one that is not finished, damaged, of another version's format, or
             not the one that is pinned.
     """
-    if uri in _pinned:
-        return _pinned[uri]
     address, _, wanted = uri.partition(PIN)
     try:
         folder = Folder(address, where)
@@ -187,22 +181,23 @@ def read_manifest(uri: str, where: str = "stream") -> Manifest:
         if unfinished:
             accepted += "; the same build command goes on where it stopped"
         raise BadData(where, given, accepted)
+    manifest = _parsed(text, address, where)
+    if wanted and manifest.hash != wanted:
+        given = f"{address}, which now holds {manifest.hash}"
+        raise BadData(where, given, f"the stream of hash {wanted}, as it is pinned")
+    return manifest
+
+
+@lru_cache(8)  # every trial of a sweep asks for the same
+def _parsed(text: bytes, address: str, where: str) -> Manifest:
     try:
         content = json.loads(text)
         if content.get("format") != FORMAT:
             given = f"format {content.get('format')} in {address}/{NAME}"
             raise BadData(where, given, f"format {FORMAT}; build the stream anew")
-        manifest = Manifest.model_validate(content)
+        return Manifest.model_validate(content)
     except (ValueError, ValidationError, AttributeError):
         raise BadData(f"{address}/{NAME}", "damaged content", "JSON as clray wrote it") from None
-    if wanted and manifest.hash != wanted:
-        given = f"{address}, which now holds {manifest.hash}"
-        raise BadData(where, given, f"the stream of hash {wanted}, as it is pinned")
-    if wanted:
-        while len(_pinned) >= CACHED:
-            _pinned.pop(next(iter(_pinned)))
-        _pinned[uri] = manifest
-    return manifest
 
 
 def unreachable(where: str, address: str, error: Exception) -> BadData:

@@ -21,7 +21,7 @@ from torch import Tensor
 from clray.errors import BadSpec
 from clray.spec import Resources
 from clray.streams import augment, sources
-from clray.streams.augment import Augmentation
+from clray.streams.augmentation import Augmentation
 from clray.streams.benchmark import RESOURCES, BenchmarkConfig
 from clray.streams.dataset import Dataset, Source
 from clray.streams.draws import Order, arrange

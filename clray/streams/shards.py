@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -210,12 +211,15 @@ def _on_threads(read: Any, paths: Iterable[str]) -> list[Any]:
 
 def _reader(uri: str, path: str) -> Any:
     """A reader of its own: one that is shared keeps what it has read, and is for one thread."""
-    file, metadata = _opened(uri, path)
+    stamp = 0  # an object that has been replaced is another stream's: not while a job runs
+    if _folder(uri).is_local:
+        stamp = os.stat(f"{uri}/{path}").st_mtime_ns
+    file, metadata = _opened(uri, path, stamp)
     return pq.ParquetFile(file, metadata=metadata, pre_buffer=not _folder(uri).is_local)
 
 
 @functools.lru_cache(OPEN_FILES)
-def _opened(uri: str, path: str) -> tuple[Any, Any]:
+def _opened(uri: str, path: str, stamp: int) -> tuple[Any, Any]:
     file = _folder(uri).open(path)
     return file, pq.read_metadata(file)
 

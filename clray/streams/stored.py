@@ -9,6 +9,7 @@ from pydantic import ByteSize, Field
 
 from clray.errors import BadSpec
 from clray.spec import PIN, SCENARIOS, Protocol, Resources, Scenario
+from clray.store import Folder
 from clray.streams import feature_links, reading
 from clray.streams.benchmark import RESOURCES, BenchmarkConfig
 from clray.streams.draws import Order, arrange
@@ -103,7 +104,7 @@ class Stored(BenchmarkConfig):
     ) -> Stream:
         """See ``BenchmarkConfig.build``."""
         manifest = self._read_from()
-        uri = (self.features or self.stream).partition(PIN)[0]
+        uri = Folder((self.features or self.stream).partition(PIN)[0], WHERE).uri
         window = max(1, int(self.shuffle_window) // manifest.row_bytes)
         mode = reading.choose(manifest, resources, device)
         reading.check(manifest, mode, window, resources, device)

@@ -11,7 +11,8 @@ from torch import Tensor
 from clray import registry
 from clray.errors import BadSpec
 from clray.spec import Component
-from clray.streams.augment import OWN, Augment
+from clray.streams.augment import Augment
+from clray.streams.augmentation import OWN
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:

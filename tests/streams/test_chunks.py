@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clray.errors import BadData
-from clray.streams import TensorExamples
+from clray.streams.examples import TensorExamples
 from clray.task import Stream
 
 MakeStream = Callable[..., Stream]

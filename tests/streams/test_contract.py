@@ -11,8 +11,8 @@ from torch import Tensor
 from clray import registry
 from clray.errors import BadData
 from clray.spec import Component
-from clray.streams import TensorExamples, cumulate
 from clray.streams.benchmark import BenchmarkConfig
+from clray.streams.examples import TensorExamples, cumulate
 from clray.streams.sharded import ShardedExamples
 from clray.streams.shards import read_labels
 from clray.task import Stream

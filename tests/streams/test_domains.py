@@ -10,8 +10,9 @@ from torch import Tensor
 from clray import registry
 from clray.errors import BadInput
 from clray.spec import Component
-from clray.streams import TensorExamples, sources
+from clray.streams import sources
 from clray.streams.dataset import Source
+from clray.streams.examples import TensorExamples
 from clray.task import Stream
 
 MakeStream = Callable[..., Stream]

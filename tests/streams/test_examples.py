@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clray.streams import TensorExamples, cumulate
+from clray.streams.examples import TensorExamples, cumulate
 from clray.streams.transforms import PixelPermutations, permutation_tables
 from clray.task import Sealed, Stream, Task
 

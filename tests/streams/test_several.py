@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from clray.errors import BadSpec
-from clray.streams import TensorExamples
+from clray.streams.examples import TensorExamples
 from clray.streams.task_orders import ORDERS
 from clray.task import Stream
 

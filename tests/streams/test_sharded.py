@@ -13,7 +13,8 @@ import torch
 from clray import registry
 from clray.errors import BadData, BadResources
 from clray.spec import Component, Reading, Resources
-from clray.streams import cumulate, reading, shards
+from clray.streams import reading, shards
+from clray.streams.examples import cumulate
 from clray.streams.manifest import Manifest
 from clray.task import Examples, Stream
 

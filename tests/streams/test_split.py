@@ -9,8 +9,9 @@ import torch
 from clray import registry
 from clray.errors import BadInput, BadSpec
 from clray.spec import Component
-from clray.streams import TensorExamples, sources
+from clray.streams import sources
 from clray.streams.dataset import Source
+from clray.streams.examples import TensorExamples
 from clray.streams.superclasses import CIFAR100
 from clray.task import Stream
 

@@ -60,7 +60,7 @@ def test_a_trial_is_that_of_the_benchmark_in_memory(
 
 
 def test_tasks_that_are_graded_together(tmp_path: Path, store_benchmark: StoreBenchmark) -> None:
-    store_benchmark("chunked-digits", tmp_path / "chunks", num_tasks=3)
+    store_benchmark("chunked-digits", uri=tmp_path / "chunks", num_tasks=3)
     plain = records(spec({"name": "chunked-digits", "num_tasks": 3}), tmp_path / "plain")
     assert records(spec({"stream": str(tmp_path / "chunks")}), tmp_path / "stored") == plain
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clray.streams.augment import Augmentation
+from clray.streams.augmentation import Augmentation
 from clray.streams.scenarios import (
     ChannelDeviations,
     ChannelMeans,

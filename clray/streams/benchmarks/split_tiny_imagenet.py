@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from clray.streams.augment import Augmentation
+from clray.streams.augmentation import Augmentation
 from clray.streams.scenarios import (
     ChannelDeviations,
     ChannelMeans,
