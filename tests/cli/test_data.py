@@ -180,13 +180,13 @@ def test_a_stored_stream_goes_by_its_own_name(clray: Any, stored: Any, here: Pat
     code, out, err = clray("run", "finetune", "stored", "benchmark.stream=stream", *small)
     assert (code, err) == (0, "")
     assert "finetune on stream, class-incremental, with mlp, seed 0" in out
-    assert f"stream stream#sha256={stored.manifest.hash}" in out
+    assert f"{here}/stream#sha256={stored.manifest.hash}" in "".join(out.split())
     job = "{name: a, benchmark: {stream: stream}, methods: [finetune], %s}"
     (here / "a.yaml").write_text(job % "protocol: {validation_fraction: 0.2}")
     code, out, _ = clray("sweep", "a.yaml", "--dry-run")
     assert code == 0
     assert out.startswith("a  stream with mlp\n")
-    assert stored.manifest.hash in out
+    assert stored.manifest.hash in "".join(out.split())
     assert "shuffle_window\u00a064 MiB" in out
     assert "each worker keeps 2 GiB at most" in out
     (here / "a.yaml").write_text(job % "protocol: {validation_fraction: 0.3}")
