@@ -37,7 +37,7 @@ def plain_table(columns: int) -> Table:
     """A table without heads or rules, read from the left."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for _ in range(columns):
-        table.add_column(justify="left")
+        table.add_column(justify="left", overflow="fold")
     return table
 
 
