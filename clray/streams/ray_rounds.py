@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -29,14 +30,16 @@ def read_rounds(content: Content, order: EpochOrder, rank: int, world: int) -> I
     Raises:
         BadData: a file is missing, truncated or damaged.
     """
-    plan = ray.put((content, order))
+    rest = content.manifest.model_copy(update={"tasks": ()})  # a plan is as large as its task
+    plan = ray.put((dataclasses.replace(content, manifest=rest), order))
     count = len(order.rounds)
     for first in range(0, count, RUN):
         numbers = range(first, min(first + RUN, count))
         dataset = _dataset(Rounds(plan, content, order, numbers, rank, world))
         # ``iter_batches`` would leave a thread behind wherever a pass is abandoned.
-        bundles = dataset.iter_internal_ref_bundles()
+        bundles: Any = None
         try:
+            bundles = dataset.iter_internal_ref_bundles()
             for bundle in bundles:
                 for reference in bundle.block_refs:
                     table = ray.get(reference)
@@ -45,7 +48,7 @@ def read_rounds(content: Content, order: EpochOrder, rank: int, world: int) -> I
         except Exception as error:
             raise _cause(error) from None
         finally:
-            del bundles  # ends the execution, also in mid-pass
+            bundles = None  # ends the execution, also in mid-pass
 
 
 def _dataset(source: Rounds) -> Any:
@@ -112,6 +115,7 @@ def _cause(error: BaseException) -> BaseException:
     while seen is not None:
         # Ray's own error is a bad input as well, but with the task's traceback for a message.
         if isinstance(seen, BadInput) and not isinstance(seen, ray.exceptions.RayTaskError):
-            return seen
+            # Anew, since Ray Data adds advice of its own to the message.
+            return type(seen)(seen.where, seen.given, seen.accepted)
         seen = getattr(seen, "cause", None) or seen.__cause__
     return error
