@@ -37,7 +37,6 @@ class Stored(BenchmarkConfig):
     shuffle_window: ByteSize = Field(ByteSize(64 << 20), gt=0)
     """What may be shuffled at once, such as 64 MiB: a task that fits is shuffled whole, a larger
     one block by block and then within a window. The order of batches depends on it."""
-
     features: str | None = Field(None, min_length=1)
     """Features of the stream that are read in place of its images; filled in by itself where the
     model is a frozen encoder that has computed them (clray data features). An address serves where
