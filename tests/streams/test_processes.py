@@ -28,7 +28,7 @@ from clray.store import Folder
 from clray.streams.manifest import Manifest, StoredTask, write_manifest
 from clray.streams.shards import rows_per_block, rows_per_shard, write_shard
 
-StoreStream = Callable[..., Manifest]
+StoreBenchmark = Callable[..., Manifest]
 STREAMED = Resources(reading="stream", memory="512 MiB")
 MIB = 1 << 20
 
@@ -90,9 +90,9 @@ def measure(folder: Path, one: TrialSpec, budget: int) -> None:
 
 
 def test_workers_see_all_rows_once_and_learn_what_one_learns(
-    tmp_path: Path, store_stream: StoreStream
+    tmp_path: Path, store_benchmark: StoreBenchmark
 ) -> None:
-    store_stream(num_tasks=2)
+    store_benchmark(num_tasks=2)
     one = spec(tmp_path / "stream", "6 KiB")
     started = [start("work", tmp_path, one, rank) for rank in range(4)]
     whole = ids_of(one, 0, 1)
@@ -110,9 +110,9 @@ def test_workers_see_all_rows_once_and_learn_what_one_learns(
 
 
 def test_a_trial_killed_in_mid_task_goes_on_with_the_same_batches(
-    tmp_path: Path, store_stream: StoreStream
+    tmp_path: Path, store_benchmark: StoreBenchmark
 ) -> None:
-    store_stream(num_tasks=2)
+    store_benchmark(num_tasks=2)
     one = spec(tmp_path / "stream", "6 KiB", epochs=40)
     folder = tmp_path / "killed"
     process = start("learn", tmp_path, one)

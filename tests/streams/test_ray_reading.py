@@ -18,14 +18,14 @@ from clray import ray_session, registry
 from clray.errors import BadData
 from clray.spec import Component, Resources
 from clray.store import Folder
-from clray.streams import cumulate
+from clray.streams.examples import cumulate
 from clray.streams.manifest import Manifest, write_manifest
 from clray.task import Stream
 
 # isort: split
 import ray  # after ray_session has set what it reads
 
-StoreStream = Callable[..., Manifest]
+StoreBenchmark = Callable[..., Manifest]
 Titles = Callable[[], dict[int, str]]
 Batches = list[tuple[list[int], list[list[int]]]]
 
@@ -86,8 +86,8 @@ def reader() -> Iterator[Any]:
 
 
 @pytest.fixture
-def uri(tmp_path: Path, store_stream: StoreStream) -> str:
-    store_stream(num_tasks=2, seed=abs(hash(tmp_path)) % 1000)  # no other test's content
+def uri(tmp_path: Path, store_benchmark: StoreBenchmark) -> str:
+    store_benchmark(num_tasks=2, seed=abs(hash(tmp_path)) % 1000)  # no other test's content
     return str(tmp_path / "stream")
 
 
@@ -126,9 +126,9 @@ def test_a_keeper_that_is_killed_is_replaced(reader: Any, uri: str, titles: Titl
 
 @pytest.mark.slow
 def test_a_hundred_tasks_cost_what_the_first_ones_did(
-    reader: Any, uri: str, titles: Titles, store_stream: StoreStream
+    reader: Any, uri: str, titles: Titles, store_benchmark: StoreBenchmark
 ) -> None:
-    manifest = store_stream(uri=Path(uri), num_tasks=2)
+    manifest = store_benchmark(uri=Path(uri), num_tasks=2)
     tasks = [manifest.tasks[0].model_copy(update={"name": f"task {n}"}) for n in range(100)]
     write_manifest(Folder(uri), manifest.model_copy(update={"tasks": tuple(tasks)}))
     ray.get(reader.first_batches.remote(uri), timeout=200)
