@@ -103,6 +103,8 @@ def _explain(error: ValidationError, model: type[BaseModel], data: Any, where: s
         return BadSpec(
             place, given, ", ".join(names) + (f". Did you mean {nearest!r}?" * bool(nearest))
         )
+    if first["type"].startswith("byte_size"):
+        return BadSpec(place, given, "a number of bytes, such as 64 MiB")
     text = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return BadSpec(place, given, text)
 

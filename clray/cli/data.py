@@ -11,12 +11,13 @@ from rich.text import Text
 
 from clray.cli.completion import complete_benchmark
 from clray.cli.data_progress import DataProgress
+from clray.cli.features import features
 from clray.cli.terminal import Debug, keep_on_interrupt, out
 
 if TYPE_CHECKING:
     from clray.streams.manifest import Manifest
 
-data = typer.Typer(help="Build, show and check stored streams.", rich_markup_mode=None)
+data = typer.Typer(help="Build, show and check stored streams, and their features.", rich_markup_mode=None)
 
 _TASKS_DRAWN = 100
 """At most so many tasks are drawn; of longer streams, so many spread evenly."""
@@ -186,4 +187,4 @@ def check(
     console.print(sound_line(name, len(shards), num_bytes, time.monotonic() - start))
 
 
-# data.command("features")(features)  <- the line for clray/cli/features.py
+data.command("features")(features)

@@ -87,7 +87,7 @@ def features(
 
     console = out()
     start = time.monotonic()
-    with _Progress(console, encoder) as progress:
+    with DataProgress(console, f"encoding with {encoder}") as progress:
         manifest, was_stored = compute(stream, encoder, config, to, dtype, progress.watch)
     seconds = time.monotonic() - start
     rows = manifest.num_rows()
@@ -100,72 +100,3 @@ def features(
         rate = f"{progress.rows:,} rows in {duration(seconds)}"
         console.print(f"{rate}, {progress.rate:,.0f} rows/s once Ray had started")
     console.print(Text(f"features in {to}", style="dim", overflow="fold"))
-
-
-class _Progress:
-    """A line that moves on a terminal, plain lines elsewhere.
-
-    Attributes:
-        rows: how many were encoded.
-        rate: so many each second since the encoders were started.
-    """
-
-    def __init__(self, console: Console, name: str) -> None:
-        self.console, self.name = console, name
-        self.start = self.first = time.monotonic()
-        self.done: int | None = None
-        self.total = self.rows = self.tenths = 0
-        self.rate = 0.0
-        self.live = Live(
-            get_renderable=self._line, console=console, refresh_per_second=4, transient=True
-        )
-
-    def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.console.is_terminal:
-            self.live.stop()
-
-    def watch(self, event: Event | Encoded) -> None:
-        """Take notice of an event."""
-        from clray.events import Warned
-        from clray.streams.features import Encoded
-
-        match event:
-            case Warned(text):
-                remark(text)
-            case Encoded(rows, total):
-                now = time.monotonic()
-                if self.done is None:
-                    self.first, self.before = now, rows
-                self.done, self.total = rows, total
-                self.rows = rows - self.before
-                self.rate = self.rows / max(now - self.first, 1e-9)
-                self._tell()
-            case _:
-                pass
-
-    def _tell(self) -> None:
-        """A plain line at the beginning, and for each tenth of the rows."""
-        tenths = 10 * (self.done or 0) // max(self.total, 1)
-        if not self.console.is_terminal and (self.rows == 0 or tenths > self.tenths):
-            self.console.print(f"{self.done:,} of {self.total:,} rows", soft_wrap=True)
-        self.tenths = tenths
-
-    def _line(self) -> Table:
-        line = Table.grid(padding=(0, 2, 0, 0))
-        bar = ProgressBar(total=max(self.total, 1), completed=self.done or 0, width=20)
-        what: Any = "starting Ray and the encoders"
-        if self.rows:
-            what = f"{self.done:,} of {self.total:,} rows, {self.rate:,.0f} rows/s"
-        elapsed = Text(clock(time.monotonic() - self.start), style="dim")
-        line.add_row(Text(self.name, style="bold"), bar, what, elapsed)
-        return line
