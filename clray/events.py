@@ -83,7 +83,7 @@ class Warned:
 class Progressed:
     """So much of a step of work on a stored stream is done.
 
-    ``what`` is counted: labels or images in rows, shards in files.
+    ``what`` is counted: labels, images or features in rows, shards in files.
     """
 
     what: str

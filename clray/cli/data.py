@@ -17,7 +17,9 @@ from clray.cli.terminal import Debug, keep_on_interrupt, out
 if TYPE_CHECKING:
     from clray.streams.manifest import Manifest
 
-data = typer.Typer(help="Build, show and check stored streams, and their features.", rich_markup_mode=None)
+data = typer.Typer(
+    help="Build, show and check stored streams, and their features.", rich_markup_mode=None
+)
 
 _TASKS_DRAWN = 100
 """At most so many tasks are drawn; of longer streams, so many spread evenly."""

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from clray.cli.terminal import Debug, keep_on_interrupt, out, remark
-from clray.report.numbers import clock, duration, size
-
-if TYPE_CHECKING:
-    from clray.events import Event
-    from clray.streams.features import Encoded
+from clray.cli.data_progress import DataProgress
+from clray.cli.terminal import Debug, keep_on_interrupt, out
+from clray.report.numbers import duration, size
 
 
 def features(
@@ -95,8 +87,7 @@ def features(
     num_bytes = sum(shard.bytes for task in manifest.tasks for shard in task.shards())
     console.print(f"{what}, {size(num_bytes)}", soft_wrap=True)
     if was_stored:
-        console.print("stored before, nothing was run")
+        console.print("nothing was done: they were there already")
     else:
-        rate = f"{progress.rows:,} rows in {duration(seconds)}"
-        console.print(f"{rate}, {progress.rate:,.0f} rows/s once Ray had started")
+        console.print(f"in {duration(seconds)}, the start of Ray included")
     console.print(Text(f"features in {to}", style="dim", overflow="fold"))

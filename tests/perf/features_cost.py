@@ -28,10 +28,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clray import protocols, ray_session, registry
-from clray.events import SlotsReady, TrialEnded
+from clray.events import Progressed, SlotsReady, TrialEnded
 from clray.spec import Component, JobSpec
 from clray.store import Folder
-from clray.streams.features import Encoded, compute
+from clray.streams.features import compute
 from clray.streams.manifest import (
     Manifest,
     StoredTask,
@@ -189,8 +189,8 @@ def main() -> None:
         told: list[tuple[float, int]] = []
 
         def watch(event: object) -> None:
-            if isinstance(event, Encoded):
-                told.append((time.perf_counter(), event.rows))
+            if isinstance(event, Progressed):
+                told.append((time.perf_counter(), event.done))
 
         start = time.perf_counter()
         compute(stream, NAME, config, to, watch=watch)

@@ -24,13 +24,13 @@ from typer.testing import CliRunner
 from clray import ray_session, registry, trial
 from clray.cli.features import features as command
 from clray.errors import BadData, BadInput, BadResources, BadSpec
-from clray.events import Event, Warned
+from clray.events import Event, Progressed, Warned
 from clray.models.classifier import ModelConfig
 from clray.spec import PIN, Component, TrialSpec
 from clray.store import Folder
 from clray.streams import feature_links
 from clray.streams.encoding import ShardEncoder
-from clray.streams.features import Encoded, compute
+from clray.streams.features import compute
 from clray.streams.manifest import (
     SPLITS,
     Manifest,
@@ -166,7 +166,7 @@ def test_features_are_what_the_encoder_says_of_each_row(
 
 def test_what_is_there_is_not_computed_again(computed: tuple[str, str], weights: str) -> None:
     stream, to = computed
-    told: list[Event | Encoded] = []
+    told: list[Event] = []
     found, was_stored = compute(stream, NAME, encoder_of(weights), to, watch=told.append)
     assert was_stored
     assert found == read_manifest(to)
@@ -181,13 +181,13 @@ def test_half_precision_and_a_stream_that_cannot_be_written_to(
 
     monkeypatch.setattr(feature_links, "add", refuse)
     stream, to = computed
-    told: list[Event | Encoded] = []
+    told: list[Event] = []
     half = str(tmp_path / "half")
     found, _ = compute(stream, NAME, encoder_of(weights), half, "float16", told.append)
     assert found.dtype == "float16"
     exact, rounded = rows_of(to)[0], rows_of(half)[0]
     assert np.array_equal(exact.astype(np.float16), rounded)
-    assert [event.rows for event in told if isinstance(event, Encoded)][-1] == found.num_rows()
+    assert [event.done for event in told if isinstance(event, Progressed)][-1] == found.num_rows()
     [remark] = [event for event in told if isinstance(event, Warned)]
     assert f"benchmark.features={half}" in remark.text
 
@@ -227,13 +227,12 @@ compute({stream!r}, {NAME!r}, encoder, {str(war)!r})
     assert 3 <= len(done) < sum(1 for task in peace.tasks for _ in task.shards())
     before = {path: path.stat().st_mtime_ns for path in done}
 
-    told: list[Event | Encoded] = []
+    told: list[Event] = []
     found, was_stored = compute(stream, NAME, encoder, str(war), watch=told.append)
     assert not was_stored
     assert found.hash == peace.hash
     assert {path: path.stat().st_mtime_ns for path in done} == before
-    assert isinstance(told[0], Encoded)
-    assert told[0].rows > 0
+    assert next(event.done for event in told if isinstance(event, Progressed)) > 0
     assert not building.exists()
     assert not list(war.rglob("*.tmp"))
 
@@ -485,7 +484,7 @@ def test_the_command(computed: tuple[str, str], weights: str, tmp_path: Path) ->
     assert again.exit_code == 0, again.output
     assert "300 rows" not in again.output
     assert "210 rows of 512 features in float32" in again.output
-    assert "stored before, nothing was run" in again.output
+    assert "nothing was done: they were there already" in again.output
     new = run("--to", str(tmp_path / "new"), "mean=[0.5,0.5,0.5]")
     assert new.exit_code == 0, new.output
     assert "0 of 210 rows" in new.output
