@@ -16,7 +16,6 @@ from pathlib import Path
 # Ray reads these when it is imported or started. What a person has set stays.
 for _name, _value in {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone without GPUs
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # what fails comes as an exception; the rest is noise
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # methods of yours are found from where you stand
     "RAY_DATA_USE_DATASOURCE_V2": "0",  # starts 32 actors a read
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
@@ -112,7 +112,7 @@ class Manifest(Spec):
     tasks: tuple[StoredTask, ...]
     """In the order of learning."""
 
-    @cached_property
+    @property
     def hash(self) -> str:
         """Of everything that a trial can see of the stream, 20 hexadecimal digits."""
         aside = {"version", "source", "source_hash", "skipped"}
