@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ import ray  # after ray_session has set what it reads
 StoreBenchmark = Callable[..., Manifest]
 Titles = Callable[[], dict[int, str]]
 Batches = list[tuple[list[int], list[list[int]]]]
+SEEDS = itertools.count()
 
 
 class Reader:
@@ -87,7 +89,7 @@ def reader() -> Iterator[Any]:
 
 @pytest.fixture
 def uri(tmp_path: Path, store_benchmark: StoreBenchmark) -> str:
-    store_benchmark(num_tasks=2, seed=abs(hash(tmp_path)) % 1000)  # no other test's content
+    store_benchmark(num_tasks=2, seed=next(SEEDS))  # so that no test finds another's in memory
     return str(tmp_path / "stream")
 
 
