@@ -41,14 +41,19 @@ def read_rounds(content: Content, order: EpochOrder, rank: int, world: int) -> I
         try:
             bundles = dataset.iter_internal_ref_bundles()
             for bundle in bundles:
-                for reference in bundle.block_refs:
-                    table = ray.get(reference)
-                    x = images_of(table, content.manifest.row_bytes)
-                    yield content.shaped(x), table["label"].to_numpy()
+                [reference] = bundle.block_refs
+                del bundle
+                yield _arrays(content, ray.get(reference))
+                del reference  # what has been learned makes room for what is read next
         except Exception as error:
             raise _cause(error) from None
         finally:
             bundles = None  # ends the execution, also in mid-pass
+
+
+def _arrays(content: Content, table: Any) -> Arrays:
+    x = images_of(table, content.manifest.row_bytes)
+    return content.shaped(x), table["label"].to_numpy()
 
 
 def _dataset(source: Rounds) -> Any:
