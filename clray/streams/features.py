@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import nn
 
 from clray import ray_session
 from clray.errors import BadInput, BadSpec
-from clray.events import Event, Warned
+from clray.events import Progressed, SlotsReady, SlotsStarting, Warned, Watch, ignore
 from clray.models.classifier import ModelConfig
 from clray.spec import PIN
 from clray.store import Folder
@@ -34,24 +34,13 @@ import ray.data
 logging.getLogger("ray.data").setLevel(logging.ERROR)  # it would tell of each execution
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """So many rows of the stream are encoded, those of former runs included."""
-
-    rows: int
-    total: int
-
-
-Watch = Callable[[Event | Encoded], None]
-
-
 def compute(
     stream: str,
     name: str,
     encoder: ModelConfig,
     to: str,
     dtype: Dtype = "float32",
-    watch: Watch = lambda event: None,
+    watch: Watch = ignore,
 ) -> tuple[Manifest, bool]:
     """Write the features of a stream, or what is left of them, and let trials find them.
 
@@ -117,17 +106,20 @@ def _run(place: FeatureFolder, network: nn.Module, watch: Watch) -> Manifest:
     written = place.begin()
     left = [shards[path] for path in shards if path not in written]
     if left:
+        watch(SlotsStarting(0))
+        start = time.monotonic()
         with ray_session.running():
+            watch(SlotsReady(time.monotonic() - start))
             rows = sum(shard.rows for shard in written.values())
             total = place.images.num_rows()
-            watch(Encoded(rows, total))
+            watch(Progressed("features", rows, total))
             for row in _dataset(place, network, left, _pool(len(shards))).iter_rows():
                 if row["error"]:
                     raise pickle.loads(row["error"])
                 shard = Shard.model_validate_json(row["written"])
                 written[shard.path] = shard
                 rows += shard.rows
-                watch(Encoded(rows, total))
+                watch(Progressed("features", rows, total))
     return place.finish(written, width)
 
 

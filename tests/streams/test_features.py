@@ -230,6 +230,7 @@ compute({stream!r}, {NAME!r}, encoder, {str(war)!r})
     told: list[Event] = []
     found, was_stored = compute(stream, NAME, encoder, str(war), watch=told.append)
     assert not was_stored
+    assert found.hash == read_manifest(str(war)).hash != read_manifest(stream).hash
     assert found.hash == peace.hash
     assert {path: path.stat().st_mtime_ns for path in done} == before
     assert next(event.done for event in told if isinstance(event, Progressed)) > 0
