@@ -59,6 +59,7 @@ def plans_of(job: JobSpec) -> dict[str, Plan]:
     """The search of each entry of a job that ``plan`` has filled in."""
     benchmark: BenchmarkConfig = registry.configure("benchmark", job.benchmark)
     num_tasks = benchmark.check()
+    benchmark.check_resources(job.resources)
     return {
         label: Plan(
             label=label,

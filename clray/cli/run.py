@@ -60,6 +60,7 @@ def run(
     spec = registry.complete(parse(TrialSpec, overriding, "trial"))
     stream = registry.configure("benchmark", spec.benchmark)
     num_tasks = stream.check()
+    stream.check_resources(resources)
     console = out()
     if told := stream.remark():
         console.print(told, soft_wrap=True)

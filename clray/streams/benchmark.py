@@ -75,6 +75,13 @@ class BenchmarkConfig(BaseModel, ABC):
             BadSpec: such a one.
         """
 
+    def check_resources(self, resources: Resources) -> None:
+        """Refuse a way of reading for which there is no room wherever a trial runs.
+
+        Raises:
+            BadResources: such a one.
+        """
+
     @abstractmethod
     def build(
         self,

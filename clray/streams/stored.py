@@ -93,6 +93,16 @@ class Stored(BenchmarkConfig):
             accepted = f"{share:g}, with which this stream was built"
             raise BadSpec("protocol.validation_fraction", protocol.validation_fraction, accepted)
 
+    def check_resources(self, resources: Resources) -> None:
+        """Refuse to stream with a window that exceeds what a worker may keep.
+
+        Raises:
+            BadResources: such a one.
+        """
+        if resources.reading == "stream":
+            manifest, cpu = self._read_from(), torch.device("cpu")
+            reading.check(manifest, "stream", self._window(manifest), resources, cpu)
+
     def build(
         self,
         split: Literal["validation", "test"],
@@ -104,7 +114,7 @@ class Stored(BenchmarkConfig):
         """See ``BenchmarkConfig.build``."""
         manifest = self._read_from()
         uri = Folder((self.features or self.stream).partition(PIN)[0], WHERE).uri
-        window = max(1, int(self.shuffle_window) // manifest.row_bytes)
+        window = self._window(manifest)
         mode = reading.choose(manifest, resources, device)
         reading.check(manifest, mode, window, resources, device)
         reader = reading.reader(manifest, mode, resources, device)
@@ -158,6 +168,9 @@ class Stored(BenchmarkConfig):
             where = f"benchmark.scenario, of {self.stream}"
             raise BadSpec(where, self.scenario, [name for name in SCENARIOS if name in accepted])
         return self.scenario
+
+    def _window(self, manifest: Manifest) -> int:
+        return max(1, int(self.shuffle_window) // manifest.row_bytes)
 
     def _order(self, manifest: Manifest, seed: int) -> list[int]:
         return arrange(self.task_order, len(manifest.tasks), seed, "benchmark.task_order")

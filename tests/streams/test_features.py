@@ -488,8 +488,7 @@ def test_the_command(computed: tuple[str, str], weights: str, tmp_path: Path) ->
     assert "nothing was done: they were there already" in again.output
     new = run("--to", str(tmp_path / "new"), "mean=[0.5,0.5,0.5]")
     assert new.exit_code == 0, new.output
-    assert "0 of 210 rows" in new.output
-    assert "210 rows in " in new.output
+    assert "features: 210 of 210" in new.output
     assert f"features in {tmp_path / 'new'}" in new.output.replace("\n", "")
     for override, why in (("frozen=false", "the encoder is frozen"), ("weights=a", "--weights")):
         with pytest.raises(BadSpec, match=why):

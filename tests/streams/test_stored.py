@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from clray import registry, trial
-from clray.errors import BadData, BadSpec
-from clray.spec import PIN, Reading, Resources, TrialSpec
+from clray import protocols, registry, trial
+from clray.errors import BadData, BadResources, BadSpec
+from clray.parsing import parse
+from clray.spec import PIN, JobSpec, Reading, Resources, TrialSpec
 from clray.store import Folder
 from clray.streams.manifest import Manifest
 
@@ -128,6 +129,18 @@ def test_what_is_no_stream_is_refused(
 def test_the_protocol_must_hold_out_what_the_build_held_out(uri: str) -> None:
     with pytest.raises(BadSpec, match=r"validation_fraction: got 0.2; accepted: 0.1, with which"):
         spec({"stream": uri}, protocol={"memory": 40, "validation_fraction": 0.2})
+
+
+def test_a_window_that_memory_cannot_hold_is_refused_before_anything_starts(uri: str) -> None:
+    stream: dict[str, Any] = {"stream": uri, "shuffle_window": "1 MiB"}
+    job: dict[str, Any] = {
+        "name": "small",
+        "benchmark": stream,
+        "methods": ["finetune"],
+        "resources": {"reading": "stream", "memory": "10 KiB"},
+    }
+    with pytest.raises(BadResources, match=r"resources\.memory.*10,240.*a smaller window"):
+        protocols.plan(parse(JobSpec, job, "job"))
 
 
 def test_tasks_come_in_any_order(uri: str, tmp_path: Path) -> None:
