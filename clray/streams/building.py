@@ -23,7 +23,7 @@ from clray import ray_session
 from clray.errors import BadData
 from clray.events import Progressed, SlotsReady, SlotsStarting, Watch
 from clray.store import Folder
-from clray.streams.claim import TO, claim
+from clray.streams.claim import TO, begin, claim, end, writing_to
 from clray.streams.cutting import Cut, Fragment, ShardPlan
 from clray.streams.fragments import record_name, refused, write_fragment, write_planned
 from clray.streams.layout import Draw, ImageShape, Layout
@@ -97,6 +97,7 @@ def build(
     plan = {"source": source, "source_hash": digest([source, listing.identity])}
     stored = claim(folder, plan)
     if stored is not None:
+        end(folder)  # the build may have been killed after its manifest
         return Built(stored, was_stored=True, seconds=time.monotonic() - start)
     watch(SlotsStarting(0))
     starting = time.monotonic()
@@ -142,6 +143,7 @@ class _Build:
         shape = _shape(pieces)
         self.benchmark.check_shape(shape)
         cut = Cut(self.listing, (train_y, test_y), layout)
+        begin(self.folder, self.plan)
         bad_images = self._decode(cut.fragments, shape, skip)
         tasks = self._gather(cut, bad_images, layout, shape)
         for fragment in cut.fragments:
@@ -163,8 +165,9 @@ class _Build:
             skipped={where: count for where, count in skipped.items() if count},
             tasks=tasks,
         )
-        write_manifest(self.folder, manifest)
-        self.folder.delete_folder(BUILDING)
+        with writing_to(self.folder):
+            write_manifest(self.folder, manifest)
+        end(self.folder)
         return manifest
 
     # Labels.

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from clray.errors import BadData, BadResources
 from clray.store import Folder
-from clray.streams.feature_folder import record_of, writing_to
+from clray.streams.claim import writing_to
+from clray.streams.feature_folder import record_of
 from clray.streams.manifest import Manifest, Shard
 from clray.streams.shards import read_shard, rows_per_block, write_shard
 from clray.streams.transforms import Prepare

@@ -9,31 +9,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pyarrow import fs
-
 import clray
-from clray.errors import BadSpec
 from clray.store import Folder
+from clray.streams.claim import begin, claim, end, writing_to
 from clray.streams.manifest import (
     BUILDING,
     FORMAT,
-    NAME,
     SPLITS,
     Manifest,
     Shard,
     digest,
-    read_manifest,
-    unreachable,
     write_manifest,
 )
 from clray.streams.shards import rows_per_block
-
-PLAN = f"{BUILDING}/plan.json"
 
 
 @dataclass(frozen=True)
@@ -53,27 +44,19 @@ class FeatureFolder:
     images: Manifest
     described: dict[str, Any]
 
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What is being computed, and its hash."""
+        source = {"stream": self.uri, "encoder": self.described}
+        return {"source": source, "source_hash": digest(self.described)}
+
     def whole(self) -> Manifest | None:
         """The manifest of the features, if they are there; None if nothing is, or a part of them.
 
         Raises:
-            BadInput: anything else is there, or the place is out of reach.
+            BadData: anything else is there, or the place is out of reach.
         """
-        accepted = "an empty folder, or one with these very features"
-        with writing_to(self.folder):
-            if self.folder.has(NAME):
-                found = read_manifest(self.folder.uri, "to")
-                if found.encoder != self.described:
-                    what = "other features" if found.encoder else "another stream"
-                    raise BadSpec("to", f"{self.folder.uri} (which holds {what})", accepted)
-                return found
-            if self.folder.has(PLAN):
-                if self.folder.read_json(PLAN) != self.described:
-                    given = f"{self.folder.uri} (which holds a part of something else)"
-                    raise BadSpec("to", given, accepted)
-            elif others := [name for name in self.folder.names() if name != BUILDING]:
-                raise BadSpec("to", f"{self.folder.uri} (which holds {others[0]})", accepted)
-            return None
+        return claim(self.folder, self.plan)
 
     def begin(self) -> dict[str, Shard]:
         """Write the plan; the shards of features that are there already, by path.
@@ -81,10 +64,8 @@ class FeatureFolder:
         Raises:
             BadData: the place cannot be written to.
         """
+        begin(self.folder, self.plan)
         with writing_to(self.folder):
-            if not self.folder.has(PLAN):
-                self.folder.write_json(PLAN, self.described)
-                return {}
             paths = [shard.path for task in self.images.tasks for shard in task.shards()]
             return {
                 path: Shard.model_validate(self.folder.read_json(record_of(path)))
@@ -111,12 +92,10 @@ class FeatureFolder:
             )
             for task in self.images.tasks
         )
-        source = {"stream": self.uri, "encoder": self.described}
         update = {
             "format": FORMAT,
             "version": clray.__version__,
-            "source": source,
-            "source_hash": digest(source),
+            **self.plan,
             "shape": (width, 1, 1),
             "dtype": self.described["dtype"],
             "mean": (),
@@ -140,28 +119,12 @@ class FeatureFolder:
             BadData: the place cannot be written to.
         """
         with writing_to(self.folder):
-            system, path = fs.FileSystem.from_uri((self.folder / BUILDING).uri)
-            if system.get_file_info(path).type != fs.FileType.Directory:
-                return
             shards = [shard for task in self.images.tasks for shard in task.shards()]
             for name in {shard.path.rpartition("/")[0] for shard in shards}:
                 (self.folder / name).sweep_up()
-            system.delete_dir(path)
+        end(self.folder)
 
 
 def record_of(path: str) -> str:
     """Where the record of a shard of that path lies, below the folder."""
     return f"{BUILDING}/{path}.json"
-
-
-@contextmanager
-def writing_to(folder: Folder) -> Iterator[None]:
-    """Inside, what the file system refuses is bad input.
-
-    Raises:
-        BadData: it refused.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise unreachable("to", folder.uri, error) from None

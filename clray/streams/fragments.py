@@ -7,10 +7,10 @@ import torch
 
 from clray.errors import BadData
 from clray.store import Folder
-from clray.streams.claim import TO
+from clray.streams.claim import TO, writing_to
 from clray.streams.cutting import Fragment, ShardPlan
 from clray.streams.layout import ImageShape, Layout
-from clray.streams.manifest import BUILDING, Shard, unreachable
+from clray.streams.manifest import BUILDING, Shard
 from clray.streams.pieces import BadRow
 from clray.streams.shards import read_blocks, rows_per_block, write_shard
 
@@ -30,13 +30,11 @@ def write_fragment(uri: str, fragment: Fragment, shape: ImageShape, skip: bool) 
     wrong = {row.index for row in bad}
     positions = [i for i, row in enumerate(fragment.rows.tolist()) if row in wrong]
     folder = Folder(uri, TO)
-    try:
+    with writing_to(folder):
         text = ",".join(map(str, shape))
         rows = (x, fragment.labels, fragment.rows)
         write_shard(folder, f"{fragment.path}.parquet", rows, rows_per_block(x.shape[1]), text)
         folder.write_json(f"{fragment.path}.json", positions)
-    except OSError as error:
-        raise unreachable(TO, uri, error) from None
     return positions
 
 
@@ -67,12 +65,10 @@ def write_planned(uri: str, plan: ShardPlan, layout: Layout, shape: ImageShape) 
     units = y if layout.units is None else layout.units.numpy()[y]
     rows = (x, units + layout.label_stride * plan.domain, plan.ids)
     folder = Folder(uri, TO)
-    try:
+    with writing_to(folder):
         shard = write_shard(folder, plan.path, rows, size, ",".join(map(str, shape)))
         records = folder / BUILDING / "shards"
         records.write_json(record_name(plan), shard.model_dump(mode="json"))
-    except OSError as error:
-        raise unreachable(TO, uri, error) from None
     return shard
 
 
