@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from functools import partial
 
@@ -12,7 +13,7 @@ from clray import registry
 from clray.distributed import Distributed
 from clray.errors import BadSpec
 from clray.learner import Learner, Setup
-from clray.spec import Optimizer, Resources, TrialSpec, derive_seed
+from clray.spec import Change, Component, Optimizer, Resources, TrialSpec, derive_seed
 from clray.streams.augment import Augment
 from clray.streams.benchmark import BenchmarkConfig
 from clray.streams.examples import cumulate
@@ -29,6 +30,8 @@ def build_stream(spec: TrialSpec, device: torch.device, resources: Resources) ->
     benchmark: BenchmarkConfig = registry.configure("benchmark", spec.benchmark)
     fraction = spec.protocol.validation_fraction
     stream = benchmark.build(spec.split, fraction, spec.seed, device, resources)
+    if spec.tasks is not None:
+        stream = stream.only(spec.tasks)
     learner = registry.find("method", spec.method.name).learner
     return cumulate(stream) if learner.cumulative else stream
 
@@ -60,8 +63,44 @@ def build_learner(spec: TrialSpec, stream: Stream, device: torch.device) -> Lear
         device=device,
     )
     torch.manual_seed(derive_seed(spec.seed, "training"))
-    method = registry.find("method", spec.method.name)
-    return method.learner(registry.configure("method", spec.method), setup)
+    return _learner(spec.method, setup)
+
+
+def change(learner: Learner, told: Change) -> Learner:
+    """The learner as it goes on from a task on: the same one with other knobs, or a new one of
+    another method around its network."""
+    setup = dataclasses.replace(
+        learner.setup,
+        optimizer=partial(build_optimizer, told.optimizer),
+        clip_norm=told.optimizer.clip_norm,
+        epochs=told.epochs,
+        batch_size=told.batch_size,
+    )
+    if registry.find("method", told.method.name).learner is not type(learner):
+        other = _learner(told.method, setup)
+        other.rivals, other.all_rivals = learner.rivals, learner.all_rivals
+        return other
+    learner.config, learner.setup = registry.configure("method", told.method), setup
+    for name, value in list(vars(learner).items()):
+        if isinstance(value, torch.optim.Optimizer):
+            setattr(learner, name, _retuned(value, told.optimizer))
+    return learner
+
+
+def _learner(method: Component, setup: Setup) -> Learner:
+    return registry.find("method", method.name).learner(registry.configure("method", method), setup)
+
+
+def _retuned(old: torch.optim.Optimizer, spec: Optimizer) -> torch.optim.Optimizer:
+    """The optimizer with other knobs; its state stays where the rule does."""
+    parameters = [p for group in old.param_groups for p in group["params"]]
+    new = build_optimizer(spec, parameters)
+    if type(new) is not type(old):
+        return new
+    knobs = {name: value for name, value in new.param_groups[0].items() if name != "params"}
+    for group in old.param_groups:
+        group.update(knobs)
+    return old
 
 
 def build_optimizer(spec: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

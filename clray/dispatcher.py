@@ -18,12 +18,13 @@ class _Order:
     """A trial that somebody waits for."""
 
     ticket: str
-    spec: dict[str, Any]
-    key: str
+    work: dict[str, Any]
+    keys: list[str]
     group: str
     number: int
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     stop: bool = False
+    asked: int = 0
     ended: bool = False
     deaths: int = 0
 
@@ -69,7 +70,7 @@ class Dispatcher:
     async def take(
         self, slot: int, rank: int, group: str, after: int
     ) -> tuple[int, dict[str, Any]] | None:
-        """The next order of the slot's worker group, as (count, spec); None: there will be none.
+        """The next order of the slot's worker group, as (count, work); None: there will be none.
 
         Args:
             slot: which.
@@ -97,7 +98,7 @@ class Dispatcher:
                     self.queue.remove(desk.order)
             desk.handed += 1
             await self._notify()
-        return None if self.closed or desk.order is None else (desk.handed, desk.order.spec)
+        return None if self.closed or desk.order is None else (desk.handed, desk.order.work)
 
     def _start_again(self, desk: _Desk) -> None:
         if desk.order is not None:
@@ -108,19 +109,39 @@ class Dispatcher:
                 desk.order = None
 
     def _next_free(self) -> _Order | None:
-        """The first order in the queue whose trial no slot is running already."""
-        running = {desk.order.key for desk in self.desks if desk.order is not None}
-        return next((order for order in self.queue if order.key not in running), None)
+        """The first order in the queue none of whose runs a slot is at already."""
+        orders = [desk.order for desk in self.desks if desk.order is not None]
+        running = {key for order in orders for key in order.keys}
+        return next((order for order in self.queue if running.isdisjoint(order.keys)), None)
 
-    async def record(self, slot: int, record: dict[str, Any]) -> bool:
-        """One more task was learned; whether to go on."""
+    async def record(self, slot: int, run: int, record: dict[str, Any], wait: bool = False) -> bool:
+        """One more task was learned; whether to go on.
+
+        Args:
+            slot: which.
+            run: of the trial, from 0.
+            record: of the task.
+            wait: until whoever reads the trial's events asks for the next one, or stops it.
+        """
+        return await self._tell(slot, "record", {"run": run, **record}, ("run", "task"), wait)
+
+    async def ran(self, slot: int, run: int, outcome: dict[str, Any], wait: bool = False) -> bool:
+        """A run has completed, and is not the last one; whether to go on."""
+        return await self._tell(slot, "ran", {"run": run, **outcome}, ("run",), wait)
+
+    async def _tell(
+        self, slot: int, kind: str, event: dict[str, Any], names: tuple[str, ...], wait: bool
+    ) -> bool:
         order = self.desks[slot].order
         if order is None:
             return False
-        known = {event["task"] for kind, event in order.events if kind == "record"}
-        if record["task"] not in known:  # a trial that goes on repeats its records
-            order.events.append(("record", record))
+        known = {tuple(e[n] for n in names) for other, e in order.events if other == kind}
+        if tuple(event[n] for n in names) not in known:  # a trial that goes on repeats itself
+            order.events.append((kind, event))
             await self._notify()
+            if wait:
+                told = len(order.events)
+                await self._until(lambda: order.stop or order.asked >= told or self.closed)
         return not order.stop
 
     async def end(self, slot: int, outcome: dict[str, Any]) -> None:
@@ -149,11 +170,13 @@ class Dispatcher:
 
     # For those who wait.
 
-    async def submit(self, ticket: str, spec: dict[str, Any], key: str, group: str, n: int) -> None:
-        """Queue a trial; a ticket that is known is the same trial."""
+    async def submit(
+        self, ticket: str, work: dict[str, Any], keys: list[str], group: str, n: int
+    ) -> None:
+        """Queue a trial's work; a ticket that is known is the same trial."""
         if ticket in self.orders:
             return
-        order = self.orders[ticket] = _Order(ticket, spec, key, group, n)
+        order = self.orders[ticket] = _Order(ticket, work, keys, group, n)
         if len(self.lost) == len(self.desks):
             error = next(iter(self.lost.values()))
             self._end(order, {"state": "failed", "error": f"no slot is left: {error}"})
@@ -164,7 +187,8 @@ class Dispatcher:
     async def next(
         self, ticket: str, index: int, hosts: int = 0, pid: int = 0
     ) -> tuple[str, dict[str, Any]]:
-        """The ticket's ``index``-th event: ("record", record) or ("ended", outcome).
+        """The ticket's ``index``-th event: ("record", record), ("ran", a run's
+        outcome) or ("ended", outcome).
 
         Args:
             ticket: as submitted.
@@ -176,6 +200,8 @@ class Dispatcher:
             pid: of the process that asks.
         """
         order = self.orders[ticket]
+        order.asked = max(order.asked, index)
+        await self._notify()
         if hosts and pid not in self.hosts.setdefault(order.group, set()):
             self.hosts[order.group].add(pid)
             await self._notify()

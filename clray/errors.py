@@ -4,6 +4,7 @@
 
     ClrayError                  exit code 1
     ├── RunFailed               a trial, a slot or a job did not end as it should
+    │   └── Leak                a trial touched data that its selection protocol forbids
     └── BadInput                exit code 2: nothing was started, nothing was written
         ├── BadSpec             a field of a spec, a job, a search space or an override
         ├── UnknownName         no method, benchmark, model, space, job or dataset of that name
@@ -25,6 +26,22 @@ class ClrayError(Exception):
 
 class RunFailed(ClrayError):
     """Something that had started did not end as it should; finished work is kept."""
+
+
+class Leak(RunFailed):
+    """A trial touched data that its selection protocol forbids: a mistake in a method or in clray.
+
+    Args:
+        protocol: whose rule was broken.
+        what: the trial did.
+    """
+
+    def __init__(self, protocol: str, what: str) -> None:
+        super().__init__(f"{protocol}: a trial {what}")
+        self.protocol, self.what = protocol, what
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Leak, (self.protocol, self.what))
 
 
 class BadInput(ClrayError):

@@ -6,17 +6,34 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Stage = Literal["search", "test"]
+Stage = Literal["first stage", "search", "test", "transfer"]
+"""The search; the test runs of what it chose; two-stage's tuning of training knobs before it; and
+the trials that tell how a choice holds on another benchmark."""
 
 
 @dataclass(frozen=True)
 class JobStarted:
-    """The job's plan: its name, where its results lie, and trials by entry and stage."""
+    """A job: its name, where its results lie, and the names of its boards ("" for a single one),
+    which run one after another. Without a search or a stored result, nothing follows."""
 
     name: str
     results: str
+    boards: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BoardStarted:
+    """One benchmark under one selection protocol; all trials up to the next one belong to it.
+
+    ``num_tasks`` is the length of its stream, ``planned`` the trials by entry and stage (the most
+    there can be), ``metric`` the first objective and ``direction`` which way it is better.
+    """
+
+    board: str
     num_tasks: int
     planned: dict[tuple[str, Stage], int]
+    metric: str = "average_accuracy"
+    direction: str = "maximize"
 
 
 @dataclass(frozen=True)
@@ -35,32 +52,37 @@ class SlotsReady:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """A trial was handed to the slots. ``label`` is the job's entry, ``number`` counts from 0."""
+    """A trial was handed to the slots. ``label`` is the job's entry; ``number`` counts from 0 in
+    its stage, over all tasks where hyperparameters are chosen anew for each. A trial has one run
+    for each rung, seed and order. ``tasks`` is how many tasks each run learns."""
 
     label: str
     stage: Stage
     number: int
     values: dict[str, Any] = field(default_factory=dict)
+    runs: int = 1
+    tasks: int | None = None
 
 
 @dataclass(frozen=True)
 class TaskEnded:
-    """A trial learned one more task (``task`` counts from 0)."""
+    """A run of a trial learned one more task (``task`` counts from 0)."""
 
     label: str
     stage: Stage
     number: int
     task: int
     average_accuracy: float
+    run: int = 0
 
 
 @dataclass(frozen=True)
 class TrialEnded:
     """A trial ended.
 
-    ``state`` is completed, diverged, stopped or failed; ``value`` the objective on validation
-    examples (None in the test stage, where nothing is chosen, and unless completed); ``stored``
-    whether it was known from before; ``error`` what went wrong.
+    ``state`` is completed, diverged, stopped or failed; ``value`` the first objective (None in the
+    test stage, where nothing is chosen, and unless completed); ``stored`` whether it was known from
+    before; ``error`` what went wrong; ``measures`` the means over its runs.
     """
 
     label: str
@@ -70,6 +92,16 @@ class TrialEnded:
     value: float | None
     stored: bool = False
     error: str | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    measures: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BoardEnded:
+    """A board's rows, as ``final.json`` holds them."""
+
+    board: str
+    rows: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -93,6 +125,8 @@ class Progressed:
 
 Event = (
     JobStarted
+    | BoardStarted
+    | BoardEnded
     | SlotsStarting
     | SlotsReady
     | TrialStarted

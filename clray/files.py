@@ -8,8 +8,9 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from clray.errors import BadSpec, UnknownName
+from clray.job import JobSpec
 from clray.parsing import parse, read_yaml
-from clray.spec import JobSpec, SearchSpace
+from clray.space import SearchSpace
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from clray.distributed import Distributed
 from clray.learner import Learner
+from clray.memory import Batch
+from clray.spec import Graded
 from clray.task import Stream, Task
 
 EVAL_BATCH = 512
@@ -22,36 +24,76 @@ class Grader:
         stream: what is learned.
         head: class-incremental only, see ``clray.spec.Protocol``.
         device: where the learner lies.
+        graded: which tasks are graded when, see ``clray.spec.TrialSpec``.
     """
 
-    def __init__(self, stream: Stream, head: str, device: torch.device) -> None:
-        self.stream, self.head, self.device = stream, head, device
+    def __init__(
+        self, stream: Stream, head: str, device: torch.device, graded: Graded = "stream"
+    ) -> None:
+        self.stream, self.head, self.device, self.graded = stream, head, device, graded
         self.distributed = Distributed()
 
     @torch.no_grad()
     def accuracies(self, learner: Learner, seen: int) -> list[float | None]:
-        """Accuracy on every task after ``seen`` of them, over all workers; None where the scenario
-        defines none, NaN where the predictions are not numbers."""
+        """Accuracy on the tasks that are graded after ``seen`` of them, over all workers; None for
+        the others and where the scenario defines none, NaN where predictions are not numbers."""
         learner.train_mode(False)
-        tasks, scenario = self.stream.tasks, self.stream.scenario
-        shown = seen if scenario == "class-incremental" else len(tasks)
+        tasks = self.stream.tasks
+        shown = self._shown(seen)
         rank, world = self.distributed.rank, self.distributed.world
-        counts = torch.zeros(shown, 2, dtype=torch.int64, device=self.device)
-        for index, task in enumerate(tasks[:shown]):
-            forbidden = self._forbidden(task, seen)
-            given = task.for_predicting() if scenario == "task-incremental" else None
-            for x, y in task.eval.batches(EVAL_BATCH, rank=rank, world=world):
-                logits = learner.predict(x, given)
-                if forbidden is not None:
-                    logits = logits.masked_fill(forbidden, -torch.inf)
-                counts[index, 0] += (logits.argmax(1) == y).sum()
-                counts[index, 1] += logits.isnan().any(1).sum()
+        counts = torch.zeros(len(tasks), 2, dtype=torch.int64, device=self.device)
+        for index in shown:
+            forbidden = self._forbidden(tasks[index], seen)
+            for x, y in tasks[index].eval.batches(EVAL_BATCH, rank=rank, world=world):
+                self._count(learner, x, y, index, forbidden, counts)
         totals = self.distributed.sum(counts).tolist()
-        row: list[float | None] = [
-            math.nan if odd else right / len(task.eval)
-            for (right, odd), task in zip(totals, tasks[:shown], strict=True)
-        ]
-        return row + [None] * (len(tasks) - shown)
+        row: list[float | None] = [None] * len(tasks)
+        for index in shown:
+            right, odd = totals[index]
+            row[index] = math.nan if odd else right / len(tasks[index].eval)
+        return row
+
+    @torch.no_grad()
+    def accuracy_on(self, learner: Learner, held: Batch, index: int, now: int) -> float:
+        """Accuracy on the examples of task ``index`` among those held out of a memory, which is the
+        same on all workers, while task ``now`` is the latest."""
+        learner.train_mode(False)
+        images, labels, origins = held
+        own = origins == index
+        forbidden = self._forbidden(self.stream.tasks[index], now + 1)
+        counts = torch.zeros(len(self.stream.tasks), 2, dtype=torch.int64, device=self.device)
+        pairs = zip(
+            torch.split(images[own], EVAL_BATCH), torch.split(labels[own], EVAL_BATCH), strict=True
+        )
+        for x, y in pairs:
+            self._count(learner, x, y, index, forbidden, counts)
+        right, odd = counts[index].tolist()
+        return math.nan if odd else right / int(own.sum())
+
+    def _shown(self, seen: int) -> range:
+        """The tasks that are graded after ``seen`` of them."""
+        if self.graded == "stream":
+            every = self.stream.scenario != "class-incremental"
+            return range(len(self.stream.tasks) if every else seen)
+        return range(0 if self.graded == "seen" else max(0, seen - 1), seen)
+
+    def _count(
+        self,
+        learner: Learner,
+        x: Tensor,
+        y: Tensor,
+        index: int,
+        forbidden: Tensor | None,
+        counts: Tensor,
+    ) -> None:
+        """Add the right answers on a batch of task ``index``, and those that are no numbers."""
+        task = self.stream.tasks[index]
+        given = task.for_predicting() if self.stream.scenario == "task-incremental" else None
+        logits = learner.predict(x, given)
+        if forbidden is not None:
+            logits = logits.masked_fill(forbidden, -torch.inf)
+        counts[index, 0] += (logits.argmax(1) == y).sum()
+        counts[index, 1] += logits.isnan().any(1).sum()
 
     def set_rivals(self, learner: Learner, index: int) -> None:
         """Tell the learner which units compete in its loss while it learns that task."""
@@ -59,17 +101,21 @@ class Grader:
         if scenario == "task-incremental":
             for task in tasks:
                 learner.rivals[list(task.classes)] = self._units([task.classes])
-        elif scenario == "class-incremental" and self.head == "growing":
-            learner.rivals[:] = self._units([t.classes for t in tasks[: index + 1]])
+        elif scenario == "class-incremental":
+            learner.rivals[:] = self._units([t.classes for t in self._competing(index + 1)])
         learner.all_rivals = bool(learner.rivals.all())
 
     def _forbidden(self, task: Task, seen: int) -> Tensor | None:
         """bool [num_classes]: the units that an answer on ``task`` may not name."""
         if self.stream.scenario == "task-incremental":
             return ~self._units([task.classes])
-        if self.stream.scenario == "class-incremental" and self.head == "growing":
-            return ~self._units([t.classes for t in self.stream.tasks[:seen]])
+        if self.stream.scenario == "class-incremental":
+            return ~self._units([t.classes for t in self._competing(seen)])
         return None
+
+    def _competing(self, seen: int) -> tuple[Task, ...]:
+        """The tasks whose classes may be answered after ``seen`` of them, class-incremental."""
+        return self.stream.tasks[:seen] if self.head == "growing" else self.stream.tasks
 
     def _units(self, classes: list[tuple[int, ...]]) -> Tensor:
         mask = torch.zeros(self.stream.num_classes, dtype=torch.bool, device=self.device)

@@ -81,6 +81,9 @@ class Learner(ABC):
     uses_memory: ClassVar[bool] = False
     """Whether the protocol's memory must hold at least one example."""
 
+    plain: ClassVar[bool] = False
+    """Whether this is plain fine-tuning, without a care for old tasks."""
+
     def __init__(self, config: MethodConfig, setup: Setup) -> None:
         self.config = config
         self.setup = setup

@@ -35,6 +35,7 @@ class Memory(ABC):
         self.images = torch.empty(0, dtype=torch.uint8)
         self.labels = torch.empty(0, dtype=torch.int64)
         self.tasks = torch.empty(0, dtype=torch.int64)
+        self.held: frozenset[int] = frozenset()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -56,7 +57,10 @@ class Memory(ABC):
             self.images = x.new_zeros((self.capacity, *x.shape[1:]))
             self.labels = y.new_zeros(self.capacity)
             self.tasks = y.new_zeros(self.capacity)
-        rows, slots = (index.to(x.device) for index in self._place(y))
+        rows, slots = self._place(y)
+        if self.held:
+            self.held -= set(slots.tolist())
+        rows, slots = rows.to(x.device), slots.to(x.device)
         self.images[slots] = x[rows]
         self.labels[slots] = y[rows]
         self.tasks[slots] = task_index
@@ -64,14 +68,61 @@ class Memory(ABC):
     def draw(self, n: int) -> Batch:
         """Images, labels and task indices of ``n`` distinct examples, drawn uniformly.
 
-        All of them, in random order, where fewer are kept. With several workers, this worker's
-        part of the draw (possibly empty).
+        All of them, in random order, where fewer are kept; none that is held out. With several
+        workers, this worker's part of the draw (possibly empty).
         """
-        index = torch.randperm(len(self), generator=self.generator)[:n]
+        occupied = self._drawable() if self.held else self._occupied()
+        count = len(self) if occupied is None else len(occupied)
+        index = torch.randperm(count, generator=self.generator)[:n]
         index = index[self.distributed.slice(len(index))]
-        occupied = self._occupied()
         slots = (index if occupied is None else occupied[index]).to(self.images.device)
         return self.images[slots], self.labels[slots], self.tasks[slots]
+
+    def hold_out(self, share: float, seed: int) -> Batch:
+        """Keep a share of each class's examples out of later draws, until ``give_back``.
+
+        Of n examples of a class: ``share * n`` to the nearest (halves up), but at least one and at
+        most n - 1; none of a class with one example. What was held out before is given back first.
+        ``add`` may overwrite what is held out; the new example is then drawn as any other. The
+        learner's own randomness is not touched.
+
+        Args:
+            share: in (0, 1).
+            seed: says which; the same on all workers.
+
+        Returns:
+            Copies of these examples, the same on all workers: images, labels, task indices.
+
+        Raises:
+            ValueError: a share out of bounds.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"a share of {share} of the memory, accepted: above 0, below 1")
+        occupied = self._slots()
+        labels = self.labels[occupied.to(self.labels.device)].cpu()
+        generator = torch.Generator().manual_seed(seed)
+        mixed = torch.randperm(len(occupied), generator=generator)
+        taken = [mixed[:0]]
+        for label in sorted(set(labels.tolist())):
+            found = mixed[labels[mixed] == label]
+            count = max(1, int(share * len(found) + 0.5))
+            taken.append(found[: min(len(found) - 1, count)])
+        slots = occupied[torch.cat(taken)]
+        self.held = frozenset(slots.tolist())
+        slots = slots.to(self.images.device)
+        return self.images[slots], self.labels[slots], self.tasks[slots]
+
+    def give_back(self) -> None:
+        """Let everything that is kept be drawn again."""
+        self.held = frozenset()
+
+    def _drawable(self) -> Tensor:
+        occupied = self._slots()
+        return occupied[~torch.isin(occupied, torch.tensor(sorted(self.held)))]
+
+    def _slots(self) -> Tensor:
+        occupied = self._occupied()
+        return torch.arange(len(self)) if occupied is None else occupied.cpu()
 
     @property
     def num_bytes(self) -> int:

@@ -11,7 +11,7 @@ Pure Python: whatever reads results can import it without torch or Ray.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 Row: TypeAlias = Sequence[float | None]
@@ -60,8 +60,63 @@ def learning_accuracy(R: Matrix) -> float | None:
     return _mean(_at(R, i, i) for i in range(len(R)))
 
 
+def minimum_accuracy(R: Matrix) -> float | None:
+    """The accuracy now on the task that is worst known: min_i R[T-1][i], i < T."""
+    now = [_at(R, len(R) - 1, i) for i in range(len(R))]
+    known = [a for a in now if a is not None]
+    return min(known) if known and len(known) == len(now) else None
+
+
+def worst_case_accuracy(R: Matrix) -> float | None:
+    """Mean over the tasks of the lowest accuracy since each was learned: mean_i min_{t>=i} R[t][i].
+
+    WC-ACC of De Lange et al. 2023 (arXiv 2205.13452), which counts the last task once and the old
+    ones by their lowest; they evaluate after every update, here the ends of tasks count.
+    """
+    return _mean(_lowest(R, i) for i in range(len(R)))
+
+
+def order_disparity(accuracies: Mapping[str, Sequence[float]]) -> tuple[float, float] | None:
+    """Average and maximum order disparity: the mean, and the largest, over tasks of the difference
+    between the highest and the lowest final accuracy of the task over orders (AOPD and MOPD; Yoon
+    et al. 2020, arXiv 1902.09432). Repeats of an order are to be averaged first.
+
+    Args:
+        accuracies: by the task's name, one for each order.
+
+    Returns:
+        (average, maximum); None without two orders.
+    """
+    spans = [max(values) - min(values) for values in accuracies.values() if len(values) > 1]
+    return (math.fsum(spans) / len(spans), max(spans)) if spans else None
+
+
+def costs(
+    footprints: Sequence[Mapping[str, float]], steps: int, examples_seen: int
+) -> dict[str, float]:
+    """What a trial took, so far.
+
+    Args:
+        footprints: after each task, see ``clray.learner.Learner.footprint``.
+        steps: optimizer steps in all.
+        examples_seen: training examples passed over in all, repeats counted.
+
+    Returns:
+        ``growth`` (parameters now over those after the first task, less 1), ``parameters``,
+        ``bytes``, ``steps`` and ``examples_seen``.
+    """
+    first, now = footprints[0], footprints[-1]
+    return {
+        "growth": now["parameters"] / first["parameters"] - 1 if first["parameters"] else 0.0,
+        "parameters": now["parameters"],
+        "bytes": now["bytes"],
+        "steps": steps,
+        "examples_seen": examples_seen,
+    }
+
+
 def all_metrics(R: Matrix, initial: Row | None = None) -> dict[str, float | None]:
-    """Every metric of this module, by name."""
+    """Every metric of the accuracy matrix, by name."""
     return {
         "average_accuracy": average_accuracy(R),
         "average_incremental_accuracy": average_incremental_accuracy(R),
@@ -69,6 +124,8 @@ def all_metrics(R: Matrix, initial: Row | None = None) -> dict[str, float | None
         "backward_transfer": backward_transfer(R),
         "forward_transfer": forward_transfer(R, initial),
         "learning_accuracy": learning_accuracy(R),
+        "minimum_accuracy": minimum_accuracy(R),
+        "worst_case_accuracy": worst_case_accuracy(R),
     }
 
 
@@ -97,6 +154,12 @@ def _at(R: Matrix, t: int, i: int) -> float | None:
 def _best(R: Matrix, i: int) -> float | None:
     measured = [a for t in range(len(R) - 1) if (a := _at(R, t, i)) is not None]
     return max(measured) if _at(R, i, i) is not None else None
+
+
+def _lowest(R: Matrix, i: int) -> float | None:
+    since = [_at(R, t, i) for t in range(i, len(R))]
+    known = [a for a in since if a is not None]
+    return min(known) if len(known) == len(since) else None
 
 
 def _minus(a: float | None, b: float | None) -> float | None:

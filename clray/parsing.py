@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from clray.errors import BadSpec, nearest_name
 
@@ -85,28 +86,96 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def refused(field: str, given: object, accepted: str) -> PydanticCustomError:
+    """What a model's own validator raises about one of its fields.
+
+    Args:
+        field: dotted, from the model on.
+        given: the offending value.
+        accepted: a phrase.
+    """
+    context = {"field": field, "given": given, "accepted": accepted}
+    return PydanticCustomError("refused", "{accepted}", context)
+
+
 def _explain(error: ValidationError, model: type[BaseModel], data: Any, where: str) -> BadSpec:
-    first = max(error.errors(), key=lambda e: len(e["loc"]))  # the branch of a union that was meant
-    path = _path_in(data, first["loc"], first["type"] == "missing")
-    place = f"{where}: {'.'.join(path)}" if path else where
-    if first["type"] == "extra_forbidden":
-        parent = ".".join(path[:-1])
-        place = f"{where}: {parent}" if parent else where
-        return BadSpec(place, path[-1], _fields_at(model, path[:-1]))
-    if first["type"] == "missing":
+    # Of a union, the branch that was meant; an unknown key rather than what it leaves missing.
+    errors = error.errors()
+    first = max(errors, key=lambda e: (len(e["loc"]), e["type"] == "extra_forbidden"))
+    kind, location, context = first["type"], first["loc"], first.get("ctx", {})
+    path = _path_in(data, location, kind == "missing")
+    place = _place(where, path)
+    given: Any = first["input"]
+    if kind == "refused":
+        return BadSpec(
+            _place(where, [*path, context["field"]]), context["given"], context["accepted"]
+        )
+    if kind == "extra_forbidden":
+        fields = _models(_at(model, location[:-1]))
+        names = list(fields[0].model_fields) if fields else []
+        return BadSpec(_place(where, path[:-1]), path[-1], names)
+    if kind == "missing":
         return BadSpec(place, None, "a value: this field is required")
-    given = first["input"]
-    context = first.get("ctx", {})
-    if first["type"] == "literal_error":
-        names = [n.strip(" '") for n in str(context["expected"]).replace(" or ", ", ").split(",")]
+    if kind == "union_tag_invalid":
+        return BadSpec(place, context["tag"], _listed(context["expected_tags"]))
+    if kind == "union_tag_not_found":
+        tags = [mark.tag for mark in _marks(_at(model, location))]
+        return BadSpec(place, given, f"a name: {', '.join(sorted(tags))}")
+    if kind == "literal_error":
+        names = _listed(str(context["expected"]).replace(" or ", ", "))
         nearest = nearest_name(str(given), names)
         return BadSpec(
             place, given, ", ".join(names) + (f". Did you mean {nearest!r}?" * bool(nearest))
         )
-    if first["type"].startswith("byte_size"):
-        return BadSpec(place, given, "a number of bytes, such as 64 MiB")
-    text = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return BadSpec(place, given, text)
+    branches = [e for e in errors if e["loc"][:-1] == location[:-1] and e["input"] is given]
+    *some, last = dict.fromkeys(_phrase(e) for e in branches)
+    return BadSpec(place, given, f"{', '.join(some)} or {last}" if some else last)
+
+
+_TYPES = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a mapping of keys to values",
+    "model": "a mapping of keys to values",
+    "byte": "a number of bytes, such as 64 MiB",
+}
+"""What is accepted, by the first word of pydantic's name for an error of type."""
+_ENDS = ("_type", "_parsing", "_from_float", "_parsing_size", "_size", "_size_unit")
+_PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters, digits, dots, dashes and underscores, of which the "
+    "first is a letter or digit"
+}
+
+
+def _phrase(error: ErrorDetails) -> str:
+    """What is accepted where a value is of another type, or out of bounds."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind.endswith(_ENDS) and kind.partition("_")[0] in _TYPES:
+        return _TYPES[kind.partition("_")[0]]
+    if kind == "too_short":
+        return f"at least {context['min_length']} of them"
+    if kind == "too_long":
+        return f"at most {context['max_length']} of them"
+    if kind == "string_too_short":
+        return f"at least {context['min_length']} characters"
+    if kind == "string_too_long":
+        return f"at most {context['max_length']} characters"
+    if kind == "string_pattern_mismatch" and context["pattern"] in _PATTERNS:
+        return _PATTERNS[context["pattern"]]
+    return error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+
+
+def _place(where: str, path: list[str]) -> str:
+    return f"{where}: {'.'.join(path)}" if path else where
+
+
+def _listed(names: str) -> list[str]:
+    """The names in a list such as ``'a', 'b'``."""
+    return [name.strip(" '") for name in names.split(",")]
 
 
 def _path_in(data: Any, location: tuple[int | str, ...], missing: bool) -> list[str]:
@@ -123,24 +192,43 @@ def _path_in(data: Any, location: tuple[int | str, ...], missing: bool) -> list[
     return path
 
 
-def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """The keys that ``model`` accepts at ``path``."""
-    current: Any = model
-    for part in path:
-        if not (isinstance(current, type) and issubclass(current, BaseModel)):
-            return []
-        field = current.model_fields.get(part)
-        if field is None:  # a union's branch, or a key of a mapping
-            continue
-        current = _model_in(field.annotation)
-    return list(current.model_fields) if current is not None else []
+def _at(annotation: Any, location: tuple[int | str, ...]) -> Any:
+    """The type that stands at an error's location, which also names the branches of unions."""
+    for part in location:
+        annotation = _step(annotation, part)
+    return annotation
 
 
-def _model_in(annotation: Any) -> Any:
+def _step(annotation: Any, part: int | str) -> Any:
+    origin, inside = get_origin(annotation), get_args(annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = [_model_in(argument) for argument in get_args(annotation)]
-    return next((f for f in found if f is not None), None)
+        field = annotation.model_fields.get(str(part))
+        return annotation if field is None else field.annotation
+    if origin is Annotated:
+        return _step(inside[0], part)
+    if origin in (dict, Mapping):
+        return inside[1]
+    if origin in (tuple, list):
+        return inside[0]
+    for one in inside:  # of a union
+        name = getattr(one, "__name__", None)
+        if part in (name, *(mark.tag for mark in _marks(one))):
+            return one
+    models = [one for one in inside if _models(one)]
+    return _step(models[0], part) if models else annotation
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation names, in their order."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inside in get_args(annotation) for model in _models(inside)]
+
+
+def _marks(annotation: Any) -> list[Tag]:
+    """The names of an annotation's branches."""
+    own = [mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Tag)]
+    return own or [mark for inside in get_args(annotation) for mark in _marks(inside)]
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -9,6 +9,7 @@ its stored checkpoint: whoever waits for the trial notices nothing.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 import traceback
@@ -20,10 +21,12 @@ from typing import Any, Self
 from clray import ray_session, trial
 from clray.dispatcher import Dispatcher
 from clray.distributed import Distributed
-from clray.errors import BadInput, BadResources, RunFailed
+from clray.errors import BadInput, BadResources, Leak, RunFailed
 from clray.events import SlotsReady, SlotsStarting, TrialEnded, TrialStarted, Warned, Watch
+from clray.outcome import Interrupted, Outcome
 from clray.spec import Resources, Storing, TrialSpec
 from clray.store import trial_folder
+from clray.work import Work, in_turn
 
 # isort: split
 import ray  # after ray_session has set what it reads
@@ -126,24 +129,29 @@ class Slots:
         self.dispatcher.lose.remote(slot, error)
 
     def run(
-        self, specs: list[TrialSpec], on_record: Callable[[int, dict[str, Any]], None]
+        self, take: Callable[[], Work | None], on_record: Callable[[int, dict[str, Any]], None]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Run completed specs, as many at once as there are slots.
+        """Run trials, as many at once as there are slots.
 
         Args:
-            specs: the trials.
-            on_record: is told (index in ``specs``, record) as tasks are learned.
+            take: gives the next trial, or None; asked again whenever one has ended.
+            on_record: is told (index, record) as tasks are learned; trials count from 0.
 
         Yields:
             (index, outcome), as trials end.
         """
         group = f"direct-{time.monotonic_ns()}"
         waiting: dict[Any, tuple[int, int]] = {}
-        tickets = [f"{group}-{index}" for index in range(len(specs))]
-        for index, spec in enumerate(specs):
-            plain = spec.model_dump(mode="json")
-            ray.get(self.dispatcher.submit.remote(tickets[index], plain, spec.key, group, index))
-            waiting[self.dispatcher.next.remote(tickets[index], 0)] = (index, 0)
+        numbers = itertools.count()
+
+        def submit() -> None:
+            while (work := take()) is not None:
+                index, plain = next(numbers), work.model_dump(mode="json")
+                ticket = f"{group}-{index}"
+                ray.get(self.dispatcher.submit.remote(ticket, plain, work.keys, group, index))
+                waiting[self.dispatcher.next.remote(ticket, 0)] = (index, 0)
+
+        submit()
         while waiting:
             ready, _ = ray.wait(list(waiting), timeout=0.5)
             for reference in ready:
@@ -151,9 +159,11 @@ class Slots:
                 kind, event = ray.get(reference)
                 if kind == "ended":
                     yield index, event
+                    submit()
                     continue
-                on_record(index, event)
-                reference = self.dispatcher.next.remote(tickets[index], count + 1)
+                if kind == "record":
+                    on_record(index, event)
+                reference = self.dispatcher.next.remote(f"{group}-{index}", count + 1)
                 waiting[reference] = (index, count + 1)
 
 
@@ -180,40 +190,65 @@ def work(config: dict[str, Any]) -> None:
 
     threading.Thread(target=watch_for_close, daemon=True).start()
 
-    def report(record: dict[str, Any]) -> bool:
-        go_on: bool = ray.get(dispatcher.record.remote(slot, record))
-        return go_on
-
     while True:
         order = ray.get(dispatcher.take.remote(slot, rank, group, count))
         if order is None:
             return
         count, plain = order
-        spec = TrialSpec.model_validate(plain)
-        folder = trial_folder(config["results"], spec.key)
+        work = Work.model_validate(plain)
+        ended: dict[str, Any] = {}
         failed: Exception | None = None
-        try:
-            outcome = trial.run(spec, folder, report, storing, device, closed.is_set, resources)
-            ended: dict[str, Any] = {
-                "state": outcome.state,
-                "metrics": outcome.metrics,
-                "error": outcome.error,
-            }
-        except trial.Interrupted:
-            if world > 1:
-                raise  # the others may wait for this one in a collective call
-            return
-        except Exception as error:
-            failed = error
-            folder.write("error.txt", traceback.format_exc().encode())
-            text = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
-            ended = {"state": "failed", "metrics": {}, "error": text}
-            if isinstance(error, BadInput):
-                ended["bad_input"] = error
+        for index, spec in enumerate(work.runs):
+
+            def report(record: dict[str, Any], run: int = index, work: Work = work) -> bool:
+                wait = work.waits == "task"
+                go_on: bool = ray.get(dispatcher.record.remote(slot, run, record, wait))
+                return go_on
+
+            folder = trial_folder(config["results"], spec.key)
+            try:
+                outcome = trial.run(
+                    spec,
+                    folder,
+                    report,
+                    storing,
+                    device,
+                    closed.is_set,
+                    resources,
+                    work.permission,
+                    work.keep,
+                )
+            except Interrupted:
+                if world > 1:
+                    raise  # the others may wait for this one in a collective call
+                return
+            except Exception as error:
+                failed = error
+                folder.write("error.txt", traceback.format_exc().encode())
+                ended = _as_failed(error)
+                break
+            ended = {"state": outcome.state, "metrics": outcome.metrics, "error": outcome.error}
+            if outcome.state != "completed" or index == len(work.runs) - 1:
+                break
+            told = True
+            if rank == 0:
+                wait = work.waits == "epoch"
+                told = ray.get(dispatcher.ran.remote(slot, index, ended, wait))
+            if not Distributed().broadcast(told) or work.is_hopeless(index, outcome.metrics):
+                ended["state"] = "stopped"
+                break
         if rank == 0 or failed is not None:
             ray.get(dispatcher.end.remote(slot, ended))
         if failed is not None and world > 1:
             raise failed  # the same: only a new group can go on
+
+
+def _as_failed(error: Exception) -> dict[str, Any]:
+    """How a run ended that raised; what no other run would do better with is ``fatal``."""
+    fatal = isinstance(error, BadInput | Leak)
+    text = str(error) if fatal else f"{type(error).__name__}: {error}"
+    ended: dict[str, Any] = {"state": "failed", "metrics": {}, "error": text}
+    return {**ended, "fatal": error} if fatal else ended
 
 
 def run_trial(
@@ -242,11 +277,11 @@ def run_trial(
         def on_record(_: int, record: dict[str, Any]) -> None:
             report(record)
 
-        [(_, ended)] = slots.run([spec], on_record)
-    if "bad_input" in ended:
-        raise ended["bad_input"]
+        [(_, ended)] = slots.run(in_turn([Work.of(spec)]), on_record)
+    if "fatal" in ended:
+        raise ended["fatal"]
     watch(TrialEnded(label, "test", 0, ended["state"], None, error=ended["error"]))
-    outcome = trial.ended(folder) or trial.Outcome(ended["state"], error=ended["error"])
+    outcome = trial.ended(folder) or Outcome(ended["state"], error=ended["error"])
     return trial.summary(spec, folder, outcome, stored=False)
 
 

@@ -18,12 +18,13 @@ from types import ModuleType
 from typing import Any, Literal
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from clray.errors import BadSpec, UnknownName
 from clray.learner import Learner, MethodConfig
 from clray.models.classifier import ModelConfig
 from clray.parsing import parse
-from clray.spec import Component, TrialSpec
+from clray.spec import Change, Component, Tag, TrialSpec
 from clray.streams.benchmark import BenchmarkConfig
 
 Kind = Literal["method", "benchmark", "model"]
@@ -104,6 +105,11 @@ def find(kind: Kind, name: str) -> Found:
     return Found(stem, variant, module, config)
 
 
+def plain_method() -> str:
+    """The name of the method that is plain fine-tuning."""
+    return next(name for name in names("method") if find("method", name).learner.plain)
+
+
 def configure(kind: Kind, component: Component) -> Any:
     """The component's Config with the spec's knobs.
 
@@ -136,7 +142,7 @@ def complete(spec: TrialSpec) -> TrialSpec:
         raise BadSpec(where, 0, "1 or more: this method replays examples")
     if spec.optimizer.name != "sgd" and spec.optimizer.momentum:
         raise BadSpec("optimizer.momentum", spec.optimizer.momentum, "0, except with name: sgd")
-    benchmark.check()
+    _check_tasks(spec, benchmark.check())
     if (computed_by := benchmark.encoder_key()) is not None:
         configs["model"].check_features(model.variant, computed_by)
     benchmark.check_protocol(spec.protocol)
@@ -144,7 +150,44 @@ def complete(spec: TrialSpec) -> TrialSpec:
         kind: Component(name=getattr(spec, kind).name, **config.model_dump(mode="json"))
         for kind, config in configs.items()
     }
-    return spec.model_copy(update=filled)
+    changes = tuple(_completed(change, spec, benchmark.scenario) for change in spec.changes)
+    return spec.model_copy(update={**filled, "changes": changes})
+
+
+def _completed(change: Change, spec: TrialSpec, scenario: str) -> Change:
+    """``change`` with its method's knobs filled in and checked."""
+    if scenario not in find("method", change.method.name).learner.scenarios:
+        accepted = "a method that serves this scenario"
+        raise BadSpec(f"changes: method {change.method.name}: {scenario}", scenario, accepted)
+    knobs = configure("method", change.method).model_dump(mode="json")
+    return change.model_copy(update={"method": Component(name=change.method.name, **knobs)})
+
+
+def _check_tasks(spec: TrialSpec, num_tasks: int) -> None:
+    """Refuse positions beyond the stream's end.
+
+    Raises:
+        BadSpec: one of tasks, until or changes.
+    """
+    if spec.tasks is not None and max(spec.tasks) >= num_tasks:
+        accepted = f"positions of tasks from 0 to {num_tasks - 1}"
+        raise BadSpec("tasks", max(spec.tasks), accepted)
+    length = len(spec.tasks) if spec.tasks is not None else num_tasks
+    if spec.until is not None and spec.until > length:
+        raise BadSpec("until", spec.until, f"at most {length}, the length of the stream")
+    if spec.changes and spec.changes[-1].task >= length:
+        accepted = f"positions of tasks from 1 to {length - 1}"
+        raise BadSpec("changes: task", spec.changes[-1].task, accepted)
+
+
+def tag(spec: TrialSpec, path: str) -> str | None:
+    """What the knob at a dotted path is for: plasticity, stability, or None (set once).
+
+    Raises:
+        UnknownName: the section's Config has no such knob.
+    """
+    tags = [mark.kind for mark in _field(spec, path).metadata if isinstance(mark, Tag)]
+    return tags[0] if tags else None
 
 
 def annotation(spec: TrialSpec, path: str) -> Any:
@@ -153,6 +196,10 @@ def annotation(spec: TrialSpec, path: str) -> Any:
     Raises:
         UnknownName: the section's Config has no such knob.
     """
+    return _field(spec, path).annotation
+
+
+def _field(spec: TrialSpec, path: str) -> FieldInfo:
     section, _, knob = path.partition(".")
     if section in _PACKAGES:
         fields = find(section, getattr(spec, section).name).config.model_fields
@@ -160,7 +207,7 @@ def annotation(spec: TrialSpec, path: str) -> Any:
         fields = type(getattr(spec, section)).model_fields
     if knob not in fields:
         raise UnknownName(f"{section} knob", knob, fields)
-    return fields[knob].annotation
+    return fields[knob]
 
 
 def _exists(path: str) -> bool:

@@ -4,7 +4,8 @@
 
     <results>/trials/<key>/   spec.json, records.jsonl, result.json, timing.json, checkpoint,
                               model.safetensors, error.txt
-    <results>/jobs/<name>/    job.yaml, trials.jsonl, leaderboard.json, final.json
+    <results>/jobs/<name>/    job.yaml, provenance.json, trials.jsonl, optuna.log, leaderboard.json,
+                              final.json
 
 ``result.json`` is written last: a trial that has one has ended. What depends on the clock stands
 in ``timing.json`` alone, so that all the rest is a function of the spec.
@@ -39,6 +40,8 @@ class Folder:
     """
 
     def __init__(self, uri: str, where: str = "results") -> None:
+        if not uri:
+            raise BadInput(where, uri, "a folder, s3://… or gs://…")
         self.uri = uri if "://" in uri else str(Path(uri).resolve())
         try:
             self._fs, self._path = fs.FileSystem.from_uri(_impatient(self.uri))
@@ -58,6 +61,11 @@ class Folder:
     def __truediv__(self, name: str) -> Folder:
         path, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
         return Folder(f"{path.rstrip('/')}/{name}{mark}{options}")
+
+    def beside(self, name: str) -> Folder:
+        """The folder of that name next to this one."""
+        path, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        return Folder(f"{path.rstrip('/').rpartition('/')[0]}/{name}{mark}{options}")
 
     def _at(self, name: str) -> str:
         return f"{self._path.rstrip('/')}/{name}"

@@ -12,17 +12,15 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from clray import registry, trial
-from clray.errors import BadInput, BadSpec, RunFailed
-from clray.events import Stage, TaskEnded, TrialEnded, TrialStarted, Watch
-from clray.parsing import merge, parse
+from clray.errors import ClrayError, RunFailed
+from clray.events import TaskEnded, TrialStarted, Watch
+from clray.plan import Candidate, Plan, ended, rungs
 from clray.ray_train import Slots
-from clray.searcher import Result, Study, TuneSearcher, distribution
-from clray.spec import Scheduler, Search, SearchSpace, TrialSpec
-from clray.store import trial_folder
+from clray.searcher import TuneSearcher
+from clray.study import Result, Study
+from clray.work import Work
 
 for _name, _value in {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -35,107 +33,11 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 from ray import tune  # noqa: E402
-from ray.tune.schedulers import ASHAScheduler  # noqa: E402
+from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule  # noqa: E402
 
 from clray.tune_trial import TuneTrial  # noqa: E402
 
-SEARCH: Stage = "search"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One trial of a search.
-
-    Attributes:
-        number: from 0, in the order of proposal.
-        values: the proposed hyperparameters by dotted path.
-        spec: complete.
-        result: what it came to.
-        error: what went wrong, for a person.
-    """
-
-    number: int
-    values: dict[str, Any]
-    spec: TrialSpec
-    result: Result
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One method's search, checked.
-
-    Attributes:
-        label: the job's name for it.
-        base: the spec that proposals are put over.
-        space: what is searched.
-        trials: how many; one where nothing is searched.
-        search: how.
-        lag: see ``clray.searcher``.
-        num_tasks: length of the stream.
-    """
-
-    label: str
-    base: TrialSpec
-    space: SearchSpace
-    trials: int
-    search: Search
-    lag: int
-    num_tasks: int
-
-    def spec(self, values: dict[str, Any]) -> TrialSpec:
-        """The complete spec of a proposal.
-
-        Raises:
-            BadInput: a value that the knob refuses.
-        """
-        plain = self.base.model_dump(mode="json")
-        for path, value in {**self.space.fixed, **values}.items():
-            section, _, knob = path.partition(".")
-            plain = merge(plain, {section: {knob: value}})
-        return registry.complete(parse(TrialSpec, plain, self.label))
-
-    def study(self) -> Study:
-        """A fresh study of the space.
-
-        Raises:
-            BadInput: a dimension that does not suit its knob.
-        """
-        distributions = {
-            path: distribution(dimension, registry.annotation(self.base, path), path)
-            for path, dimension in self.space.searched.items()
-        }
-        points = self.space.starting_points
-        return Study(distributions, points, self.search, self.trials, self.lag)
-
-    def check(self) -> None:
-        """Refuse now what some proposal would be refused for later.
-
-        Raises:
-            BadInput: a bound, a choice, a fixed value or a starting point that its knob refuses.
-        """
-        self.study()
-        for path, dimension in self.space.searched.items():
-            for value in dimension.choice or dimension.range or ():
-                whole = dimension.range is not None and float(value).is_integer()  # type: ignore[arg-type]
-                self.spec({path: int(value) if whole else value})  # type: ignore[arg-type]
-        for point in self.space.starting_points:
-            for path, value in point.items():
-                if path not in self.space.dimensions:
-                    raise BadSpec(f"{self.label}: start", path, self.space.dimensions)
-                _check_inside(self.space, path, value, self.label)
-            self.spec(point)
-
-
-def _check_inside(space: SearchSpace, path: str, value: Any, label: str) -> None:
-    dimension = space.dimensions[path]
-    where = f"{label}: start: {path}"
-    if dimension.range is not None:
-        low, high = dimension.range
-        if isinstance(value, str | None | bool) or not low <= float(value) <= high:
-            raise BadSpec(where, value, f"a number in [{low:g}, {high:g}], the searched range")
-    elif dimension.choice is not None and value not in dimension.choice:
-        raise BadSpec(where, value, f"one of {list(dimension.choice)}, the searched choices")
+Keep = Callable[[Candidate], None]
 
 
 def search(
@@ -143,74 +45,132 @@ def search(
     results: str,
     get_slots: Callable[[], Slots],
     watch: Watch,
-    keep: Callable[[list[Candidate]], None] = lambda candidates: None,
-) -> list[Candidate]:
-    """Run a search, or what is left of it; its trials in the order of their numbers.
+    keep: Keep = lambda candidate: None,
+) -> tuple[list[Candidate], Study]:
+    """Run a search, or what is left of it; its trials in the order of their numbers, and Optuna's
+    view of them.
 
     Args:
         plan: what to search.
         results: where trials are stored.
         get_slots: starts the slots; called only when there is something to run.
         watch: is told of trials and tasks.
-        keep: is given all that have ended, in order, whenever one more has.
+        keep: is given each trial that has ended.
 
     Raises:
         BadInput: data that are missing or damaged.
+        Leak: a trial read what its protocol forbids.
         RunFailed: Ray Tune failed.
     """
     study = plan.study()
-    candidates = _Candidates(keep)
+    trials = _Trials(plan, results, keep)
     # A scheduler's decisions depend on all records, so with one, stored trials pass through Tune
     # like new ones: they report what is stored and then go on, or end, at once.
-    leftover = [] if plan.search.scheduler else _replay(plan, study, results, candidates, watch)
+    leftover = [] if plan.search.early else _replay(plan, study, trials, watch)
     if leftover or not study.finished:
-        _tune(plan, study, leftover, get_slots(), candidates, watch)
-    return candidates.in_order()
+        run = _directly if plan.keep else _tune
+        run(plan, study, leftover, get_slots(), trials, watch)
+    return trials.in_order(), study
 
 
-class _Candidates:
+class _Trials:
     """The trials that have ended, by number."""
 
-    def __init__(self, keep: Callable[[list[Candidate]], None]) -> None:
-        self.keep = keep
+    def __init__(self, plan: Plan, results: str, keep: Keep) -> None:
+        self.plan, self.results, self.keep = plan, results, keep
         self.ended: dict[int, Candidate] = {}
+        self.told: dict[int, Candidate] = {}
 
     def add(self, candidate: Candidate) -> None:
         self.ended[candidate.number] = candidate
-        self.keep(self.in_order())
+        self.keep(candidate)
 
     def in_order(self) -> list[Candidate]:
         return [self.ended[number] for number in sorted(self.ended)]
 
+    def work(self, number: int, values: dict[str, Any]) -> Work:
+        """The work of a proposal. What it waits to be judged by are trials that it was proposed
+        from, so that timing does not matter."""
+        known = number - self.plan.lag if self.plan.search.deterministic else number
+        firsts = [c.first for n, c in self.ended.items() if n <= known and c.first is not None]
+        return self.plan.work(self.plan.spec(values), self.plan.threshold(firsts))
+
+    def assess(self, number: int, values: dict[str, Any], **others: Any) -> Candidate | None:
+        """See ``clray.plan.Plan.assess``."""
+        if number in self.told:
+            return self.told[number]
+        work = self.work(number, values)
+        return self.plan.assess(number, values, work, self.results, **others)
+
+    def end(self, number: int, values: dict[str, Any], last: dict[str, Any]) -> Candidate:
+        """What a trial came to whose last report is known; without a state, a scheduler stopped
+        it, and without a report, Tune lost it."""
+        state = last.get("state", "stopped" if last else "failed")
+        error = (last.get("error") or "Ray Tune lost the trial") if state == "failed" else None
+        candidate = self.assess(number, values, stopped=state == "stopped", error=error)
+        if candidate is None:
+            raise RunFailed(f"{self.plan.label}: trial {number} ended and is not stored")
+        self.told[number] = candidate
+        return candidate
+
 
 def _replay(
-    plan: Plan, study: Study, results: str, candidates: _Candidates, watch: Watch
+    plan: Plan, study: Study, trials: _Trials, watch: Watch
 ) -> list[tuple[int, dict[str, Any]]]:
     """Propose as far as stored results allow; the proposals without a result are returned."""
     leftover = []
     while study.may_propose():
-        number, values = study.propose()
-        spec = plan.spec(values)
-        result = _stored(plan, results, spec.key)
-        if result is None:
+        number, values = study.propose(plan.before.get(len(study.proposed)))
+        candidate = trials.assess(number, values)
+        if candidate is None:
             leftover.append((number, values))
             continue
-        study.learn(number, result)
-        candidates.add(Candidate(number, values, spec, result))
-        watch(TrialEnded(plan.label, SEARCH, number, result.state, result.value, stored=True))
+        study.learn(number, candidate.result)
+        trials.add(candidate)
+        watch(ended(plan, candidate, stored=True))
     return leftover
 
 
-def _stored(plan: Plan, results: str, key: str) -> Result | None:
-    """The result of a trial that has ended for good."""
-    outcome = trial.ended(trial_folder(results, key))
-    if outcome is None:
-        return None
-    name = plan.search.objective
-    measured = [r["metrics"][name] for r in outcome.records if r.get("metrics")]
-    trace = tuple(value for value in measured if value is not None)
-    value = outcome.metrics.get(name) if outcome.state == "completed" else None
-    return Result(outcome.state, value, trace)
+def _directly(
+    plan: Plan,
+    study: Study,
+    leftover: list[tuple[int, dict[str, Any]]],
+    slots: Slots,
+    trials: _Trials,
+    watch: Watch,
+) -> None:
+    """Run what is left of a search that is one of many: Tune takes seconds to start each."""
+    proposed: list[tuple[int, dict[str, Any]]] = []
+    running: set[int] = set()
+    started: set[int] = set()
+
+    def take() -> Work | None:
+        if not leftover and (len(running) >= slots.count or not study.may_propose()):
+            return None
+        number, values = leftover.pop(0) if leftover else study.propose()
+        proposed.append((number, values))
+        running.add(number)
+        return trials.work(number, values)
+
+    def on_record(index: int, record: dict[str, Any]) -> None:
+        number, values = proposed[index]
+        told = (plan.label, plan.stage, plan.offset + number)
+        if number not in started:
+            started.add(number)
+            watch(TrialStarted(*told, values, 1, plan.num_tasks))
+        accuracy = record.get("metrics", {}).get("average_accuracy")
+        if accuracy is not None and record["task"] == plan.at:
+            watch(TaskEnded(*told, 0, accuracy, record["run"]))
+
+    for index, last in slots.run(take, on_record):
+        if "fatal" in last:
+            raise last["fatal"]
+        number, values = proposed[index]
+        running.discard(number)
+        candidate = trials.end(number, values, last)
+        study.learn(number, candidate.result)
+        trials.add(candidate)
+        watch(ended(plan, candidate))
 
 
 def _tune(
@@ -218,29 +178,35 @@ def _tune(
     study: Study,
     leftover: list[tuple[int, dict[str, Any]]],
     slots: Slots,
-    candidates: _Candidates,
+    trials: _Trials,
     watch: Watch,
 ) -> None:
     """Let Ray Tune run what is left."""
-    objective = plan.search.objective
-    remaining = plan.trials - len(candidates.ended)
+    remaining = study.trials - len(trials.ended)
+    proposed: dict[int, dict[str, Any]] = {}
 
     def config(number: int, values: dict[str, Any]) -> dict[str, Any]:
-        spec = plan.spec(values)
-        plain = spec.model_dump(mode="json")
-        return {"number": number, "values": values, "spec": plain, "key": spec.key}
+        proposed[number] = values
+        work = trials.work(number, values)
+        plain = work.model_dump(mode="json")
+        return {"number": number, "values": values, "work": plain, "keys": work.keys}
 
-    def stored(key: str) -> Result | None:
-        return _stored(plan, slots.results, key)
+    def stored(number: int) -> Result | None:
+        candidate = trials.assess(number, proposed[number])
+        return candidate.result if candidate else None
 
-    searcher = TuneSearcher(study, leftover, slots.count, objective, config, stored)
-    listener = _Listener(plan, candidates, watch)
-    ordered = plan.search.deterministic and plan.search.scheduler is None
+    def read(number: int, last: dict[str, Any], lost: bool) -> Result:
+        return trials.end(number, proposed[number], {} if lost else last).result
+
+    searcher = TuneSearcher(study, leftover, slots.count, config, stored, read)
+    listener = _Listener(plan, trials, watch)
+    early = plan.search.early
+    ordered = plan.search.deterministic and early is None
     trainable = tune.with_parameters(
         TuneTrial,
         dispatcher=slots.dispatcher,
         group=f"{plan.label}-{time.monotonic_ns()}",
-        objective=objective,
+        by=early.by if early else None,
         hosts=min(slots.count, remaining) if ordered else 0,
     )
     # The trial itself only waits. Every node has memory to spare a megabyte of, whereas a share of
@@ -252,7 +218,7 @@ def _tune(
             tune.with_resources(trainable, waits),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=_scheduler(plan.search.scheduler, plan, objective),
+                scheduler=_scheduler(plan),
                 num_samples=remaining,
                 reuse_actors=True,
             ),
@@ -266,68 +232,93 @@ def _tune(
             ),
         )
         tuner.fit()
-    if listener.bad_input is not None:
-        raise listener.bad_input
-    missing = plan.trials - len(candidates.ended)
+    if listener.fatal is not None:
+        raise listener.fatal
+    missing = study.trials - len(trials.ended)
     if missing:
-        raise RunFailed(f"{plan.label}: Ray Tune ended without {missing} of {plan.trials} trials")
+        raise RunFailed(f"{plan.label}: Ray Tune ended without {missing} of {study.trials} trials")
 
 
-def _scheduler(spec: Scheduler | None, plan: Plan, objective: str) -> Any:
-    if spec is None:
+def _scheduler(plan: Plan) -> Any:
+    """Tune's scheduler, which sees ``score`` at ``step``: tasks learned, or epochs of a rung. Who
+    has learned all of them is not stopped any more."""
+    early = plan.search.early
+    if early is None:
         return None
-    grace = max(1, math.ceil(spec.grace * plan.num_tasks))
-    last = plan.num_tasks - 1  # who has learned the whole stream is not stopped any more
+    if early.by == "task":
+        grace, last = max(1, math.ceil(early.grace * plan.num_tasks)), plan.num_tasks - 1
+    else:
+        steps = rungs(plan.search, plan.base.protocol.epochs)
+        grace, last = steps[0], steps[-1] - 1
     if grace > last:
         return None
-    return ASHAScheduler(
-        time_attr="task",
-        metric=objective,
-        mode="max",
-        max_t=last,
-        stop_last_trials=False,
-        grace_period=grace,
-        reduction_factor=spec.reduction_factor,
-    )
+    told = {"time_attr": "step", "metric": "score", "mode": "max", "grace_period": grace}
+    if early.name == "median":
+        # A trial that had to wait for others would give its slot away, and come back from nothing.
+        return _MedianRule(last, **told, min_samples_required=3, min_time_slice=math.inf)
+    return ASHAScheduler(**told, max_t=last, stop_last_trials=False, reduction_factor=early.factor)
+
+
+class _MedianRule(MedianStoppingRule):  # type: ignore[misc]
+    """The median rule on where trials stand, not on the best that they ever were: accuracy falls
+    as tasks arrive, so that by Tune's own rule a trial that collapses would pass for good.
+
+    Args:
+        last: step after which nobody is stopped any more.
+        told: Tune's own.
+    """
+
+    def __init__(self, last: int, **told: Any) -> None:
+        super().__init__(**told)
+        self.last = last
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """What becomes of a trial that has reported."""
+        decision = super().on_trial_result(tune_controller, trial, result)
+        is_over = result.get(self._time_attr, 0) > self.last
+        return self.CONTINUE if is_over else str(decision)
+
+    def _best_result(self, trial: Any) -> float:
+        return float(self._results[trial][-1][self._metric])
+
+    def _running_mean(self, trial: Any, time: float) -> float:
+        known = [r for r in self._results[trial] if r[self._time_attr] <= time]
+        return float(known[-1][self._metric]) if known else math.nan
 
 
 class _Listener(tune.Callback):  # type: ignore[misc]
     """Turns what Tune tells into events and candidates."""
 
-    def __init__(self, plan: Plan, candidates: _Candidates, watch: Watch) -> None:
-        self.plan, self.candidates, self.watch = plan, candidates, watch
-        self.bad_input: BadInput | None = None
+    def __init__(self, plan: Plan, trials: _Trials, watch: Watch) -> None:
+        self.plan, self.trials, self.watch = plan, trials, watch
+        self.fatal: ClrayError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its callbacks, and nobody loads them."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        number, values = trial.config["number"], trial.config["values"]
-        self.watch(TrialStarted(self.plan.label, SEARCH, number, values))
+        plan, config = self.plan, trial.config
+        number, runs = plan.offset + config["number"], len(config["keys"])
+        tasks = plan.num_tasks
+        self.watch(TrialStarted(plan.label, plan.stage, number, config["values"], runs, tasks))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
-        if "state" not in result and result["trace"]:
-            number, task = trial.config["number"], result["task"] - 1
-            accuracy = result["average_accuracy"]
-            self.watch(TaskEnded(self.plan.label, SEARCH, number, task, accuracy))
+        if result["kind"] == "record" and result["average_accuracy"] is not None:
+            plan, number = self.plan, self.plan.offset + trial.config["number"]
+            task, accuracy = result["task"] - 1, result["average_accuracy"]
+            self.watch(TaskEnded(plan.label, plan.stage, number, task, accuracy, result["run"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._end(trial, trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._end(trial, {"state": "failed", "error": "Ray Tune lost the trial"})
+        self._end(trial, {})
 
     def _end(self, trial: Any, last: dict[str, Any]) -> None:
-        config = trial.config
-        number, values, spec = config["number"], config["values"], config["spec"]
-        state = last.get("state", "stopped")
-        value = last[self.plan.search.objective] if state == "completed" else None
-        result = Result(state, value, tuple(last.get("trace", ())))
-        error = last.get("error")
-        self.bad_input = self.bad_input or last.get("bad_input")
-        completed = TrialSpec.model_validate(spec)
-        self.candidates.add(Candidate(number, values, completed, result, error))
-        self.watch(TrialEnded(self.plan.label, SEARCH, number, state, value, error=error))
+        self.fatal = self.fatal or last.get("fatal")
+        candidate = self.trials.end(trial.config["number"], trial.config["values"], last)
+        self.trials.add(candidate)
+        self.watch(ended(self.plan, candidate))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -108,6 +108,7 @@ class Stream:
         mean, std: per-channel normalisation in [0, 1] units, applied after ``/ 255``; empty: none.
         augment: the training augmentation (``clray.streams.augment``).
         encoder: where the examples are features (D, 1, 1), key of the encoder that computed them.
+        graded_together: whether each task is graded on examples that were held out of all tasks.
     """
 
     tasks: tuple[Task, ...]
@@ -118,3 +119,9 @@ class Stream:
     std: tuple[float, ...] = ()
     augment: str | tuple[Any, ...] = "none"
     encoder: str | None = None
+    graded_together: bool = False
+
+    def only(self, places: Sequence[int]) -> Stream:
+        """The stream of some of its tasks, in the order given; output units stay."""
+        tasks = [dataclasses.replace(self.tasks[p], index=i) for i, p in enumerate(places)]
+        return dataclasses.replace(self, tasks=tuple(tasks))

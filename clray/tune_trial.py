@@ -13,37 +13,39 @@ from ray import tune
 
 
 class TuneTrial(tune.Trainable):  # type: ignore[misc]
-    """Hands its spec to the dispatcher, and reports once per task and once at the end.
+    """Hands its work to the dispatcher, and reports once per task, per run and at the end.
 
-    The reports: ``task`` (tasks learned), the objective and ``average_accuracy`` so far, ``trace``
-    (the objective after each task); the last one also has the outcome's ``state`` and ``error``.
+    The reports hold ``run`` and ``task`` (tasks learned by it) and ``average_accuracy``. What a
+    scheduler decides on, ``score`` with ``step``, stands only where it may: after each task of the
+    only run where it cuts tasks, at the end of each rung where it cuts epochs. The last one has the
+    outcome's ``state`` and ``error``.
     """
 
     def setup(
-        self, config: dict[str, Any], dispatcher: Any, group: str, objective: str, hosts: int
+        self, config: dict[str, Any], dispatcher: Any, group: str, by: str | None, hosts: int
     ) -> None:
         """Queue the first trial.
 
         Args:
-            config: ``number``, ``spec`` and ``key`` of the trial.
+            config: ``number``, ``work`` and ``keys`` of the trial.
             dispatcher: the actor that gives trials to slots.
             group: names this search.
-            objective: the metric that is searched for.
+            by: what the scheduler cuts: task, epoch, or None.
             hosts: see ``clray.dispatcher.Dispatcher.next``.
         """
-        self.dispatcher, self.group, self.hosts = dispatcher, group, hosts
-        self.objective = objective
+        self.dispatcher, self.group, self.by, self.hosts = dispatcher, group, by, hosts
         self._submit(config)
 
     def _ask(self, name: str, *arguments: Any) -> Any:
         return ray.get(getattr(self.dispatcher, name).remote(*arguments))
 
     def _submit(self, config: dict[str, Any]) -> None:
-        number = config["number"]
-        self.ticket = f"{self.group}-{number}"
+        self.work: dict[str, Any] = config["work"]
+        self.ticket = f"{self.group}-{config['number']}"
         self.seen, self.ended = 0, False
-        self.last = {"task": 0, self.objective: 0.0, "average_accuracy": 0.0, "trace": []}
-        self._ask("submit", self.ticket, config["spec"], config["key"], self.group, number)
+        self.last: dict[str, Any] = {}
+        keys = config["keys"]
+        self._ask("submit", self.ticket, self.work, keys, self.group, config["number"])
 
     def step(self) -> dict[str, Any]:
         """Wait for the trial's next event and report it."""
@@ -51,17 +53,24 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
         self.seen += 1
         if kind == "ended":
             self.ended = True
-            return {**self.last, **event, "done": True}
+            return {**self.last, **event, "kind": kind, "done": True}  # the median rule reads it
         metrics = event.get("metrics", {})
-        value = metrics.get(self.objective)
-        if value is not None:
-            self.last = {
-                "task": event["task"] + 1,
-                "average_accuracy": metrics["average_accuracy"],
-                self.objective: value,
-                "trace": [*self.last["trace"], value],  # type: ignore[misc]
-            }
-        return dict(self.last)
+        told = {"kind": kind, "run": event["run"], "task": event.get("task", -1) + 1}
+        told["average_accuracy"] = metrics.get("average_accuracy")
+        value = metrics.get(self.work["metric"])
+        if value is not None and self._is_step(kind, event["run"]):
+            epochs = self.work["runs"][event["run"]]["protocol"]["epochs"]
+            step = event["task"] + 1 if kind == "record" else epochs
+            self.last = {"score": self.work["sign"] * value, "step": step}
+            told |= self.last
+        return told
+
+    def _is_step(self, kind: str, run: int) -> bool:
+        """Whether a scheduler may decide now."""
+        if self.by == "task":
+            return kind == "record" and run == 0
+        first = len(self.work["runs"]) - self.work["repeats"]
+        return self.by == "epoch" and kind == "ran" and run <= first
 
     def _abandon(self) -> None:
         """Tell the slot to stop a trial that Tune stopped."""

@@ -21,7 +21,7 @@ def play(scene: Scene) -> None:
 
 
 async def submit(one: Dispatcher, number: int, key: str = "") -> None:
-    await one.submit(f"t{number}", {"n": number}, key or f"key-{number}", "group", number)
+    await one.submit(f"t{number}", {"n": number}, [key or f"key-{number}"], "group", number)
 
 
 async def settle() -> None:
@@ -98,14 +98,21 @@ def test_records_are_told_once_though_a_trial_that_goes_on_repeats_them() -> Non
         one = Dispatcher(1)
         await submit(one, 0)
         await one.take(0, 0, "start", 0)
-        for task in (0, 0, 1):
-            assert await one.record(0, {"task": task})
-        assert [await one.next("t0", n) for n in range(2)] == [
+        for run in (0, 0, 1):
+            for task in (0, 0, 1):
+                assert await one.record(0, run, {"task": task})
+            assert await one.ran(0, run, {"metrics": {}})
+        told: list[tuple[str, dict[str, Any]]] = [
             ("record", {"task": 0}),
             ("record", {"task": 1}),
+            ("ran", {"metrics": {}}),
+        ]
+        assert [await one.next("t0", n) for n in range(6)] == [
+            (kind, {"run": run, **event}) for run in (0, 1) for kind, event in told
         ]
         await one.stop("t0")
-        assert not await one.record(0, {"task": 2})
+        assert not await one.record(0, 2, {"task": 0})
+        assert not await one.ran(0, 2, {})
 
     play(scene)
 

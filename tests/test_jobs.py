@@ -10,8 +10,8 @@ import pytest
 
 from clray import files, protocols, registry
 from clray.errors import BadData, BadInput
+from clray.job import JobSpec
 from clray.parsing import parse
-from clray.spec import JobSpec
 
 
 def job(**changes: Any) -> JobSpec:

@@ -119,6 +119,81 @@ def test_draws_each_example_once_and_all_when_fewer_are_kept(kind: type[Memory])
     assert chisquare([counts[i] for i in range(8)]).pvalue > 0.001
 
 
+def rows(x: Tensor) -> set[int]:
+    return {int(row[0, 0, 0]) * 256 + int(row[0, 0, 1]) for row in x}
+
+
+def filled(kind: type[Memory], seed: int = 0) -> Memory:
+    """At most 40 of 200 examples: many of classes 0 and 1, few of 2, and at most one of 3."""
+    memory = make(kind, 40, seed)
+    y = torch.tensor(([0] * 10 + [1] * 5 + [2]) * 12 + [0] * 7 + [3])
+    memory.add(stream(200), y, 4)
+    return memory
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.99])
+def test_what_is_held_out_is_a_share_of_each_class_and_is_never_drawn(
+    kind: type[Memory], share: float
+) -> None:
+    memory, untouched = filled(kind), filled(kind)
+    before, labels, _ = untouched.draw(40)
+    classes = Counter(labels.tolist())
+    x, y, task = memory.hold_out(share, seed=3)
+    assert Counter(y.tolist()) == {
+        label: min(n - 1, max(1, int(share * n + 0.5))) for label, n in classes.items() if n > 1
+    }
+    assert set(task.tolist()) == {4}
+    assert len(rows(x)) == len(y)
+    assert len(memory) == len(untouched) == len(labels)
+    assert memory.num_bytes == untouched.num_bytes
+    others = rows(memory.draw(40)[0])
+    assert others == rows(before) - rows(x)
+    for n in (1, 7, 40):
+        assert len(memory.draw(n)[1]) == min(n, len(others))
+        assert not rows(memory.draw(n)[0]) & rows(x)
+    counts = Counter(i for _ in range(400) for i in rows(memory.draw(5)[0]))
+    assert chisquare([counts[i] for i in others]).pvalue > 0.001
+    x.zero_()  # copies
+    assert rows(memory.hold_out(share, seed=3)[0]) == rows(filled(kind).hold_out(share, 3)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_given_back_is_drawn_as_if_it_had_never_been_away(kind: type[Memory]) -> None:
+    memory, untouched = filled(kind), filled(kind)
+    choices = {frozenset(rows(memory.hold_out(0.3, seed)[0])) for seed in range(5)}
+    assert len(choices) == 5  # the seed says which
+    memory.give_back()
+    for one, two in zip(memory.draw(9), untouched.draw(9), strict=True):
+        assert torch.equal(one, two)
+    assert len(memory.hold_out(0.3, 0)[1]) > 0
+    assert len(make(kind, 5).hold_out(0.3, 0)[1]) == 0  # nothing is kept yet
+    with pytest.raises(ValueError, match="share of 1"):
+        memory.hold_out(1, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_overwrites_an_example_that_is_held_out_is_drawn(kind: type[Memory]) -> None:
+    memory = filled(kind)
+    held = rows(memory.hold_out(0.5, seed=1)[0])
+    stored = io.BytesIO()
+    torch.save(memory, stored)
+    stored.seek(0)
+    loaded: Memory = torch.load(stored, weights_only=False)
+    for one in (memory, loaded):
+        new = stream(600)[200:]
+        one.add(new, torch.arange(400) % 5, 5)
+        drawn = rows(one.draw(40)[0])
+        assert not drawn & held
+        one.give_back()
+        whole = rows(one.draw(40)[0])
+        assert len(whole) == 40
+        assert whole - drawn == whole & held  # only the old ones were away
+        assert any(i >= 200 for i in drawn)
+    for a, b in zip(memory.draw(9), loaded.draw(9), strict=True):
+        assert torch.equal(a, b)
+
+
 class Worker(Distributed):
     """Worker ``number`` of two, when the other's rows are known."""
 
@@ -151,6 +226,9 @@ def test_two_workers_hold_and_draw_what_one_does(kind: type[Memory]) -> None:
             mine, theirs = (slice(0, 16), slice(16, 33))[:: 1 - 2 * worker.number]
             worker.others = {x.dtype: x[theirs], y.dtype: y[theirs]}
             memory.add(x[mine], y[mine], step)
+        apart = [memory.hold_out(0.3, step) for memory in (one, *two)] if step % 2 else []
+        for whole, *copies in zip(*apart, strict=True):
+            assert all(torch.equal(whole, other) for other in copies)
         drawn = [memory.draw(7) for memory in two]
         for whole, *parts in zip(one.draw(7), *drawn, strict=True):
             assert torch.equal(whole, torch.cat(parts))

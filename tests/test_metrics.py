@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from clray import metrics
+from clray.objective import DIRECTIONS
 
 R = [
     [0.9, 0.2, 0.3],
@@ -26,6 +27,8 @@ def test_by_hand() -> None:
             "backward_transfer": ((0.5 - 0.9) + (0.9 - 0.8)) / 2,
             "forward_transfer": ((0.2 - 0.1) + (0.4 - 0.2)) / 2,
             "learning_accuracy": (0.9 + 0.8 + 0.6) / 3,
+            "minimum_accuracy": 0.5,
+            "worst_case_accuracy": (0.5 + 0.8 + 0.6) / 3,
         }
     )
 
@@ -76,3 +79,25 @@ def test_interval_is_students() -> None:
 def test_imports_neither_torch_nor_ray() -> None:
     code = "import sys, clray.metrics; assert not {'torch', 'ray'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_costs_are_those_of_the_whole_trial() -> None:
+    footprints = [{"parameters": 100, "bytes": 400}, {"parameters": 125, "bytes": 500}]
+    assert metrics.costs(footprints, steps=7, examples_seen=30) == {
+        "growth": 0.25,
+        "parameters": 125,
+        "bytes": 500,
+        "steps": 7,
+        "examples_seen": 30,
+    }
+
+
+def test_every_measure_has_a_direction() -> None:
+    costs = metrics.costs([{"parameters": 1, "bytes": 1}], 1, 1)
+    assert set(DIRECTIONS) == set(metrics.all_metrics(R)) | set(costs)
+
+
+def test_order_disparity_by_hand() -> None:
+    found = metrics.order_disparity({"a": [0.9, 0.5, 0.7], "b": [0.8, 0.8, 0.9], "c": [0.1]})
+    assert found == pytest.approx((0.25, 0.4))
+    assert metrics.order_disparity({"a": [0.9]}) is None

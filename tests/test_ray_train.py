@@ -14,11 +14,12 @@ import pytest
 import ray
 
 from clray import registry, trial
-from clray.errors import BadResources
+from clray.errors import BadInput, BadResources
 from clray.events import ignore
 from clray.ray_train import Slots, check_here
 from clray.spec import Component, Resources, Storing, TrialSpec
 from clray.store import Folder, trial_folder
+from clray.work import Work, in_turn
 
 
 def spec(seed: int = 0, epochs: int = 2, **changes: Any) -> TrialSpec:
@@ -47,6 +48,10 @@ def slots(results: str) -> Iterator[Slots]:
     assert not started.temp.exists()
 
 
+def turns(*specs: TrialSpec) -> Callable[[], Work | None]:
+    return in_turn(Work.of(one) for one in specs)
+
+
 def no_report(index: int, record: dict[str, Any]) -> None:
     pass
 
@@ -54,7 +59,9 @@ def no_report(index: int, record: dict[str, Any]) -> None:
 def test_trials_on_slots_equal_trials_here(slots: Slots, results: str, tmp_path: Path) -> None:
     specs = [spec(seed) for seed in range(4)]
     records: list[tuple[int, int]] = []
-    ends = dict(slots.run(specs, lambda index, record: records.append((index, record["task"]))))
+    ends = dict(
+        slots.run(turns(*specs), lambda index, record: records.append((index, record["task"])))
+    )
     assert sorted(records) == [(index, task) for index in range(4) for task in range(3)]
     for index, one in enumerate(specs):
         assert ends[index]["state"] == "completed"
@@ -66,7 +73,7 @@ def test_trials_on_slots_equal_trials_here(slots: Slots, results: str, tmp_path:
 
 
 def test_the_same_trial_twice_is_run_once(slots: Slots, results: str) -> None:
-    ends = dict(slots.run([spec(9), spec(9)], no_report))
+    ends = dict(slots.run(turns(spec(9), spec(9)), no_report))
     assert ends[0] == ends[1]
 
 
@@ -95,7 +102,7 @@ def test_a_killed_worker_goes_on_where_it_was(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    [(_, end)] = slots.run([one], no_report)
+    [(_, end)] = slots.run(turns(one), no_report)
     killer.join()
     assert killed
     assert end["state"] == "completed"
@@ -109,10 +116,10 @@ def test_divergence_and_exceptions_end_the_trial_and_not_the_slot(
     diverging = spec(optimizer={"lr": 1e30})
     benchmark = {**spec().benchmark.model_dump(), "class_order": [0, 1, 77]}
     failing = spec().model_copy(update={"benchmark": Component.model_validate(benchmark)})
-    ends = dict(slots.run([diverging, failing, spec(1)], no_report))
+    ends = dict(slots.run(turns(diverging, failing, spec(1)), no_report))
     assert ends[0]["state"] == "diverged"
     assert ends[1]["state"] == "failed"
-    assert ends[1]["bad_input"]
+    assert isinstance(ends[1]["fatal"], BadInput)
     assert ends[2]["state"] == "completed"
     stored = trial.ended(trial_folder(results, diverging.key))
     assert stored is not None

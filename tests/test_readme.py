@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from clray.__main__ import invoke
+from clray.job import JobSpec
 from clray.parsing import parse
-from clray.spec import JobSpec, SearchSpace
+from clray.space import SearchSpace
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -23,7 +24,7 @@ def blocks(language: str) -> list[str]:
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as a user would have it, with the README's method, benchmark, space and job."""
     method, benchmark = blocks("python")
-    space, job = blocks("yaml")
+    _, space, job = blocks("yaml")
     for name, content in {
         "my_lab/l2.py": method,
         "my_lab/even_odd.py": benchmark,
@@ -45,7 +46,8 @@ def test_the_method_and_the_benchmark_run(lab: Path, capsys: pytest.CaptureFixtu
 
 
 def test_the_space_and_the_job_are_valid(lab: Path) -> None:
-    space, job = (yaml.safe_load(text) for text in blocks("yaml"))
+    search, space, job = (yaml.safe_load(text) for text in blocks("yaml"))
+    assert parse(JobSpec, {**job, **search}, "job").search.early is not None
     assert set(parse(SearchSpace, space, "space").searched) == {"method.strength", "optimizer.lr"}
     assert list(parse(JobSpec, job, "job").methods) == ["finetune", "ewc", "l2"]
 

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import glob
+import math
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clray import protocols, sweep
+from clray import protocols, sweep, trial
 from clray.events import Event, TaskEnded, TrialEnded, TrialStarted, ignore
+from clray.job import JobSpec
 from clray.parsing import parse
+from clray.plan import Plan
+from clray.protocols.boards import boards_of
+from clray.protocols.choosing import static_plan, winners
+from clray.protocols.views import views_of
 from clray.ray_train import Slots
-from clray.spec import JobSpec, Resources, Storing
+from clray.spec import Resources, Storing
+from clray.store import trial_folder
 
 
-def plan(**search: Any) -> sweep.Plan:
+def plan(**search: Any) -> Plan:
     plain: dict[str, Any] = {
         "name": "sweep",
         "benchmark": {"name": "split-digits", "num_tasks": 3, "class_order": [0, 1, 2, 3, 4, 5]},
@@ -29,8 +37,8 @@ def plan(**search: Any) -> sweep.Plan:
         "methods": {"er": {}},
         "search": {"trials": 8, "startup": 3, **search},
     }
-    job = protocols.plan(parse(JobSpec, plain, "sweep"))
-    return protocols.plans_of(job)["er"]
+    [board] = boards_of(protocols.plan(parse(JobSpec, plain, "sweep")))
+    return static_plan(board, board.contenders[0], views_of(board)[0])
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +67,12 @@ def test_a_search_tells_what_happens_and_leaves_nothing_behind(
         most = max(most, hosts())
 
     kept: list[int] = []
-    found = sweep.search(
-        plan(), results, lambda: slots, watch, lambda ended: kept.append(len(ended))
+    found, _ = sweep.search(
+        plan(), results, lambda: slots, watch, lambda ended: kept.append(ended.number)
     )
     assert [candidate.number for candidate in found] == list(range(8))
     assert all(candidate.result.state == "completed" for candidate in found)
-    assert kept == list(range(1, 9))
+    assert sorted(kept) == list(range(8))
     for kind, count in ((TrialStarted, 8), (TrialEnded, 8), (TaskEnded, 24)):
         assert sum(isinstance(event, kind) for event in events) == count
     assert most <= 2  # processes are used again, whatever the order in which trials end
@@ -78,30 +86,86 @@ def test_a_search_tells_what_happens_and_leaves_nothing_behind(
     def no_slots() -> Slots:
         pytest.fail("a stored search needs no slots")
 
-    again = sweep.search(plan(), results, no_slots, ignore)
+    again, _ = sweep.search(plan(), results, no_slots, ignore)
     assert again == found
 
 
-def test_a_scheduler_stops_trials_that_are_then_never_chosen(slots: Slots, results: str) -> None:
-    one = plan(seed=5, trials=10, scheduler={"grace": 1 / 3, "reduction_factor": 2})
-    found = sweep.search(one, results, lambda: slots, ignore)
+@pytest.mark.parametrize(("name", "by"), [("asha", "task"), ("median", "epoch")])
+def test_a_scheduler_stops_trials_that_are_then_never_chosen(
+    name: str, by: str, slots: Slots, results: str
+) -> None:
+    early = {"name": name, "by": by, "first": 0.3, "reduction_factor": 2}
+    one = plan(seed=5, trials=10, startup=10, scheduler=early)
+    found, study = sweep.search(one, results, lambda: slots, ignore)
     states = [candidate.result.state for candidate in found]
     assert set(states) == {"completed", "stopped"}
     stopped = [candidate for candidate in found if candidate.result.state == "stopped"]
-    assert all(candidate.result.value is None for candidate in stopped)
-    assert all(len(candidate.result.trace) < 3 for candidate in stopped)  # none that had finished
-    best = protocols._choose(found)
-    assert best is not None
+    assert all(not candidate.result.measures for candidate in stopped)
+    [best] = winners(found, one.search)
     assert best.result.state == "completed"
-    # The trap: after one task of two classes, trials are better than any is at its end.
-    assert max(c.result.trace[0] for c in found) > (best.result.value or 0)
-    again = sweep.search(one, results, lambda: slots, ignore)
-    assert len(again) == 10
+    assert study.optuna.best_trial.number == best.number
+    if by == "task":
+        # The trap: after one task of two classes, trials are better than any is at its end.
+        score = best.result.measures["average_accuracy"] or 0
+        assert max(c.result.trace[0] for c in found) > score
+        assert all(candidate.trainings < 3 for candidate in stopped)  # stopped at once
+    else:
+        assert {run.protocol.epochs for c in found for run in c.runs} == {1, 2, 3}
+
+
+@dataclass(frozen=True)
+class _Named:
+    trial_id: str
+
+
+def test_the_median_rule_looks_at_where_trials_stand() -> None:
+    told = {"time_attr": "step", "metric": "score", "mode": "max", "grace_period": 2}
+    rule = sweep._MedianRule(3, **told, min_samples_required=2, min_time_slice=math.inf)
+
+    def report(name: str, *scores: float) -> list[str]:
+        """What becomes of a trial, after each of its steps."""
+        trial = _Named(name)
+        results = [{"step": step, "score": score} for step, score in enumerate(scores, start=1)]
+        return [rule.on_trial_result(None, trial, result) for result in results]
+
+    for honest in "abc":
+        assert report(honest, 0.9, 0.8, 0.8, 0.8) == ["CONTINUE"] * 4
+    # Perfect at first: by Tune's own rule it would pass for good, since that counts the best.
+    assert report("trap", 1.0, 0.2) == ["CONTINUE", "STOP"]
+    assert report("late", 0.9, 0.9, 0.9, 0.1) == ["CONTINUE"] * 4  # all but the last task learned
 
 
 def test_without_the_lag_every_trial_runs_once(slots: Slots, results: str) -> None:
-    found = sweep.search(plan(seed=6, deterministic=False), results, lambda: slots, ignore)
+    found, _ = sweep.search(plan(seed=6, deterministic=False), results, lambda: slots, ignore)
     assert [candidate.result.state for candidate in found] == ["completed"] * 8
+
+
+def test_a_trial_of_several_seeds_and_orders_is_given_up_after_the_first_run(
+    slots: Slots, results: str
+) -> None:
+    several = {"seed": 7, "trials": 10, "startup": 10, "seeds": 2, "orders": ["natural", [2, 0, 1]]}
+    one = plan(**several)
+    found, _ = sweep.search(one, results, lambda: slots, ignore)
+    full = [c for c in found if c.result.state == "completed"]
+    given_up = [c for c in found if c.result.state == "stopped"]
+    assert full
+    assert given_up
+    assert all(c.number >= 4 for c in given_up)  # not before a few are known
+    assert all(len(c.runs) == 4 and c.trainings == 12 for c in full)
+    assert all(c.trainings == 3 for c in given_up)
+    for candidate in full:
+        scores = []
+        for run in candidate.runs:
+            outcome = trial.ended(trial_folder(results, run.key))
+            assert outcome is not None
+            scores.append(outcome.metrics["average_accuracy"] or 0)
+        assert candidate.result.measures["average_accuracy"] == pytest.approx(sum(scores) / 4)
+
+    def no_slots() -> Slots:
+        pytest.fail("a stored search needs no slots")
+
+    again, _ = sweep.search(one, results, no_slots, ignore)
+    assert again == found  # what was given up is known to be, without running it
 
 
 def test_bad_data_that_only_a_worker_can_see_is_bad_input(tmp_path: Path) -> None:
@@ -124,6 +188,10 @@ def test_bad_data_that_only_a_worker_can_see_is_bad_input(tmp_path: Path) -> Non
 def test_an_error_of_ours_while_slots_run_ends_the_process_in_order(tmp_path: Path) -> None:
     code = f"""
 from clray.events import ignore
+from clray.plan import Plan
+from clray.protocols.boards import boards_of
+from clray.protocols.choosing import static_plan, winners
+from clray.protocols.views import views_of
 from clray.ray_train import Slots
 from clray.spec import Resources, Storing
 with Slots(Resources(slots=1), {str(tmp_path)!r}, Storing(), ignore):

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from clray import assembly, registry, trial
+from clray import assembly, loop, registry, trial
 from clray.errors import BadInput
 from clray.learner import Learner
 from clray.methods.finetune import Finetune
+from clray.outcome import Interrupted
 from clray.spec import Storing, TrialSpec
 from clray.store import Folder
 from clray.task import Task
@@ -96,7 +97,7 @@ def test_a_finished_trial_is_reported_again_and_not_run_again(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = trial.run(spec(), folder)
-    monkeypatch.setattr(trial._Progress, "__init__", lambda *_: pytest.fail("it ran again"))
+    monkeypatch.setattr(loop.Loop, "__init__", lambda *_: pytest.fail("it ran again"))
     seen: list[dict[str, Any]] = []
 
     def report(record: dict[str, Any]) -> bool:
@@ -116,7 +117,7 @@ def test_an_interrupted_trial_goes_on_where_it_was(tmp_path: Path) -> None:
         asked += 1
         return asked > 30
 
-    with pytest.raises(trial.Interrupted):
+    with pytest.raises(Interrupted):
         trial.run(spec(), cut, interrupted=interrupted)
     trial.run(spec(), cut)
     trial.run(spec(), whole)
@@ -205,7 +206,7 @@ def test_a_checkpoint_of_another_version_is_not_loaded(
         built.append(original(*arguments))
         return built[-1]
 
-    monkeypatch.setattr(trial, "build_learner", build)
+    monkeypatch.setattr(loop, "build_learner", build)
     assert trial.run(spec(), folder).state == "completed"
     assert len(built) == 1
 

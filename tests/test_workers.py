@@ -14,6 +14,7 @@ from clray.events import ignore
 from clray.ray_train import Slots
 from clray.spec import Resources, Storing, TrialSpec
 from clray.store import Folder
+from clray.work import Work, in_turn
 
 PLAIN: dict[str, Any] = {
     "method": "er",
@@ -29,7 +30,7 @@ def test_two_workers_of_a_slot_learn_what_one_learns(tmp_path: Path) -> None:
     results = str(tmp_path / "two")
     pair = Resources(slots=1, workers=2)
     with Slots(pair, results, Storing(model=True), ignore) as two_workers:
-        [(_, end)] = two_workers.run([one], lambda index, record: None)
+        [(_, end)] = two_workers.run(in_turn([Work.of(one)]), lambda index, record: None)
     assert end["state"] == "completed"
     trial.run(one, Folder(str(tmp_path / "one")), storing=Storing(model=True))
     alone = load_file(tmp_path / "one" / "model.safetensors")

@@ -6,8 +6,19 @@ from pathlib import Path
 
 import clray
 
-KINDS = ("methods", "benchmarks", "models", "spaces", "jobs")
-"""What there is to list."""
+KINDS = (
+    "methods",
+    "benchmarks",
+    "models",
+    "spaces",
+    "jobs",
+    "selections",
+    "samplers",
+    "measures",
+    "loggers",
+    "sections",
+)
+"""What there is to list; sections are those of a job."""
 
 _FOLDERS = {
     "methods": "methods",

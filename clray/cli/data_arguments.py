@@ -7,8 +7,9 @@ from typing import Any
 
 from clray import registry
 from clray.errors import BadInput, BadSpec
+from clray.job import JobSpec
 from clray.parsing import parse_overrides
-from clray.spec import PIN, Component, JobSpec, TrialSpec
+from clray.spec import PIN, Component, TrialSpec
 from clray.store import Folder
 from clray.streams.stored import Stored
 

@@ -1,16 +1,18 @@
-"""What a running job's events add up to: counts, times and what is running."""
+"""What a running job's events add up to: boards, counts, times and what is running."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import mean
 from typing import Any
 
 from clray.events import (
+    BoardEnded,
+    BoardStarted,
     Event,
     JobStarted,
     SlotsReady,
@@ -21,25 +23,29 @@ from clray.events import (
     TrialStarted,
     Warned,
 )
+from clray.report.numbers import count, fraction, size
 
 TrialName = tuple[str, Stage, int]
+STAGES: tuple[Stage, ...] = ("first stage", "search", "test", "transfer")
 
 
 @dataclass
 class StageState:
-    """One entry's search or test runs.
+    """One entry's trials of one stage, on the board under way.
 
     Attributes:
-        planned: trials in all.
+        planned: trials, the most there can be.
         states: how many ended in which state.
-        best: the highest value so far.
+        best: the best value so far.
         seconds: that each trial took which ran here.
+        tasks: that such a trial learns, over all its runs; None while none was seen.
     """
 
     planned: int = 0
     states: Counter[str] = field(default_factory=Counter)
     best: float | None = None
     seconds: list[float] = field(default_factory=list)
+    tasks: int | None = None
 
     @property
     def ended(self) -> int:
@@ -49,12 +55,35 @@ class StageState:
 
 @dataclass
 class RunningTrial:
-    """A trial under way: when it started, what it tries, and how far it is."""
+    """A trial under way: when it started, what it tries, how far each run is, and the accuracy
+    that was told last."""
 
     started: float
     values: dict[str, Any]
-    tasks: int = 0
+    runs: int = 1
+    tasks: int = 1
+    learned: dict[int, int] = field(default_factory=dict)
     average_accuracy: float | None = None
+
+    @property
+    def progress(self) -> str:
+        """``task 3 of 5``, or over several runs ``7 of 25 tasks``."""
+        done = sum(self.learned.values())
+        if self.runs > 1:
+            return f"{done} of {self.runs * self.tasks} tasks"
+        return f"task {min(done + 1, self.tasks)} of {self.tasks}"
+
+
+@dataclass(frozen=True)
+class EndedBoard:
+    """A board that ended: its name, the entry that is best on test and its score, and how long it
+    took."""
+
+    name: str
+    best: str
+    value: float | None
+    metric: str
+    seconds: float
 
 
 class JobState:
@@ -67,9 +96,12 @@ class JobState:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.lock = threading.RLock()
-        self.start = clock()
-        self.name = self.results = ""
+        self.start = self.board_start = clock()
+        self.name = self.results = self.board = ""
+        self.boards: tuple[str, ...] = ()
+        self.ended: list[EndedBoard] = []
         self.num_tasks = 0
+        self.metric, self.direction = "average_accuracy", "maximize"
         self.stages: dict[tuple[str, Stage], StageState] = {}
         self.running: dict[TrialName, RunningTrial] = {}
         self.most_at_once = 0
@@ -88,30 +120,57 @@ class JobState:
         """Seconds since the job started."""
         return self.clock() - self.start
 
+    @property
+    def place(self) -> str:
+        """Which board this is: ``2 of 8: split/first-k``; "" where there is but one."""
+        if len(self.boards) < 2 or self.board not in self.boards:
+            return ""
+        return f"{self.boards.index(self.board) + 1} of {len(self.boards)}: {self.board}"
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no board comes after this one."""
+        return not self.boards or self.board == self.boards[-1]
+
+    @property
+    def aim(self) -> str:
+        """What best means: ``highest average accuracy``."""
+        return f"{'highest' if self.direction == 'maximize' else 'lowest'} {self.measured}"
+
+    @property
+    def measured(self) -> str:
+        """The metric's name, for a person."""
+        return self.metric.replace("_", " ")
+
     def stage(self, label: str, stage: Stage) -> StageState:
-        """One entry's search or test runs."""
+        """One entry's trials of a stage."""
         return self.stages.setdefault((label, stage), StageState())
 
+    def best(self, label: str) -> float | None:
+        """The best value of an entry's search so far."""
+        return self.stage(label, "search").best
+
     def watch(self, event: Event) -> float | None:
-        """Take notice of an event; the seconds that a trial took which ended here."""
+        """Take notice of an event; the seconds that a trial or board took which ended here."""
         with self.lock:
             match event:
-                case JobStarted(name, results, num_tasks, planned):
-                    self.name, self.results, self.num_tasks = name, results, num_tasks
-                    for (label, stage), number in planned.items():
-                        self.stage(label, stage).planned = number
+                case JobStarted(name, results, boards):
+                    self.name, self.results, self.boards = name, results, boards
+                case BoardStarted():
+                    self._board_started(event)
+                case BoardEnded(board, rows):
+                    return self._board_ended(board, rows)
                 case SlotsStarting(slots):
                     self.slots_asked, self.slots_since = slots, self.clock()
                 case SlotsReady(seconds):
                     self._slots_ready(seconds)
-                case TrialStarted(label, stage, number, values):
-                    trial = RunningTrial(self.clock(), dict(values))
-                    self.running[label, stage, number] = trial
-                    self.most_at_once = max(self.most_at_once, len(self.running))
-                case TaskEnded(label, stage, number, task, accuracy):
+                case TrialStarted():
+                    self._trial_started(event)
+                case TaskEnded(label, stage, number):
                     if (label, stage, number) in self.running:
                         trial = self.running[label, stage, number]
-                        trial.tasks, trial.average_accuracy = task + 1, accuracy
+                        trial.learned[event.run] = min(event.task + 1, trial.tasks)
+                        trial.average_accuracy = event.average_accuracy
                 case TrialEnded():
                     return self._trial_ended(event)
                 case Warned(text):
@@ -119,10 +178,32 @@ class JobState:
                         self.warnings.append(text)
         return None
 
+    def _board_started(self, event: BoardStarted) -> None:
+        self.board, self.num_tasks, self.board_start = event.board, event.num_tasks, self.clock()
+        self.metric, self.direction = event.metric, event.direction
+        self.stages = {}
+        self.running = {}
+        for (label, stage), number in event.planned.items():
+            self.stage(label, stage).planned = number
+
+    def _board_ended(self, board: str, rows: list[dict[str, Any]]) -> float:
+        seconds = self.clock() - self.board_start
+        best = _best(rows, self.metric, self.direction)
+        name, value = (_name(best), _mean(best, self.metric)) if best else ("", None)
+        self.ended.append(EndedBoard(board, name, value, self.metric, seconds))
+        return seconds
+
     def _slots_ready(self, seconds: float) -> None:
         self.slots_since, self.slots_took = None, seconds
         for trial in self.running.values():  # the wait is not theirs
             trial.started = self.clock()
+
+    def _trial_started(self, event: TrialStarted) -> None:
+        tasks = event.tasks or self.num_tasks
+        trial = RunningTrial(self.clock(), dict(event.values), event.runs, tasks)
+        self.running[event.label, event.stage, event.number] = trial
+        self.stage(event.label, event.stage).tasks = event.runs * tasks
+        self.most_at_once = max(self.most_at_once, len(self.running))
 
     def _trial_ended(self, event: TrialEnded) -> float | None:
         trial = self.running.pop((event.label, event.stage, event.number), None)
@@ -132,18 +213,19 @@ class JobState:
             text = f"{event.label} {event.stage} #{event.number}: {event.error}"
             self.watch(Warned(text))
         if event.value is not None:
-            stage.best = event.value if stage.best is None else max(stage.best, event.value)
+            better = max if self.direction == "maximize" else min
+            stage.best = event.value if stage.best is None else better(stage.best, event.value)
         if trial is None or event.stored:
             return None
         seconds = self.clock() - trial.started
-        if event.state == "completed":
+        if event.state != "failed":  # those that stop early too: as many of the rest will
             stage.seconds.append(seconds)
         return seconds
 
     def seconds_left(self) -> float | None:
-        """An estimate from the medians of finished trials, or None while there is none."""
-        everything = [s for stage in self.stages.values() for s in stage.seconds]
-        if not everything or not self.most_at_once:
+        """An estimate for this board from the trials that ended, or None while there is none."""
+        known = [stage for stage in self.stages.values() if stage.seconds]
+        if not known or not self.most_at_once:
             return None
         work = 0.0
         remaining = 0
@@ -151,11 +233,47 @@ class JobState:
             left = stage.planned - stage.ended
             if left <= 0:
                 continue
-            other: Stage = "test" if name == "search" else "search"
-            alike = stage.seconds or self.stage(label, other).seconds or everything
-            each = median(alike)
+            each = self._each(label, name, known)
             running = [t for key, t in self.running.items() if key[:2] == (label, name)]
             done = sum(min(each, self.clock() - trial.started) for trial in running)
             work += max(0.0, left * each - done)
             remaining += left
         return work / min(self.most_at_once, remaining) if remaining else 0.0
+
+    def _each(self, label: str, name: Stage, known: list[StageState]) -> float:
+        """Seconds of one more trial: as those before it, else as long for each task as the same
+        entry's other trials, or anybody's."""
+        stage = self.stage(label, name)
+        if stage.seconds:
+            return mean(stage.seconds)
+        alike = [other for (whose, _), other in self.stages.items() if whose == label]
+        like = [other for other in alike if other.seconds] or known
+        spent = sum(sum(other.seconds) for other in like)
+        tasks = sum(len(other.seconds) * (other.tasks or self.num_tasks or 1) for other in like)
+        return spent / tasks * (stage.tasks or self.num_tasks or 1)
+
+
+def measure(metric: str, value: float | None) -> str:
+    """A measure's value for a person: accuracies as fractions, the rest as counts and sizes."""
+    if metric == "bytes":
+        return size(value)
+    if metric in ("parameters", "steps", "examples_seen"):
+        return count(value)
+    return fraction(value)
+
+
+def _best(rows: list[dict[str, Any]], metric: str, direction: str) -> Mapping[str, Any] | None:
+    """The row that is best on test; bounds do not compete."""
+    ranked = [row for row in rows if not row.get("bound") and _mean(row, metric) is not None]
+    sign = 1 if direction == "maximize" else -1
+    return max(ranked, key=lambda row: sign * (_mean(row, metric) or 0.0), default=None)
+
+
+def _mean(row: Mapping[str, Any], metric: str) -> float | None:
+    value = row.get("test", {}).get(metric, {}).get("mean")
+    return None if value is None else float(value)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    number = row.get("number")
+    return str(row["label"]) if number is None else f"{row['label']} #{number}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clray.report.numbers import knob, memory
+from clray.spec import Component, Tag
 
 _PLAIN = {
     bool: "true | false",
@@ -21,6 +23,7 @@ _PLAIN = {
     float: "number",
     str: "text",
     ByteSize: "bytes such as 64 MiB",
+    Component: "name with its knobs",
 }
 
 
@@ -34,6 +37,7 @@ class Knob:
         default: what it is if nobody says; None may be the default itself.
         required: whether there is no default.
         description: what it does.
+        tag: plasticity or stability, of a knob that may change between tasks; else None.
     """
 
     name: str
@@ -41,26 +45,30 @@ class Knob:
     default: Any
     required: bool
     description: str
+    tag: str | None = None
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 
 
-def knobs_of(config: type[BaseModel]) -> list[Knob]:
-    """Every knob of a Config, in the order of its file."""
-    return [_knob(name, field) for name, field in config.model_fields.items()]
+def knobs_of(config: type[BaseModel], without: Collection[str] = ()) -> list[Knob]:
+    """Every knob of a Config, in the order of its file, but for those left out."""
+    fields = config.model_fields.items()
+    return [_knob(name, field) for name, field in fields if name not in without]
 
 
-def knob_table(config: type[BaseModel]) -> RenderableType:
-    """Name, default and accepted values of each knob, with its description below."""
+def knob_table(config: type[BaseModel], without: Collection[str] = ()) -> RenderableType:
+    """Name, default, accepted values and tag of each knob, with its description below."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column()
-    found = knobs_of(config)
+    found = knobs_of(config, without)
     for one in found:
         default = "required" if one.required else f"default {_shown(one.default)}"
-        table.add_row(one.name, Text.assemble(one.accepts, (f", {default}", "dim")))
+        accepts = Text.assemble(one.accepts, (f", {default}", "dim"))
+        accepts.append(f", {one.tag}" if one.tag else "", style="cyan")
+        table.add_row(one.name, accepts)
         if one.description:
             table.add_row("", Text(one.description, style="dim"))
     return table if found else Text("no knobs", style="dim")
@@ -72,10 +80,13 @@ def _knob(name: str, field: FieldInfo) -> Knob:
     if isinstance(default, BaseModel):
         default = default.model_dump(mode="json")
     if isinstance(default, tuple):
-        default = list(default)
+        default = [
+            one.model_dump(mode="json") if isinstance(one, BaseModel) else one for one in default
+        ]
     description = " ".join((field.description or "").replace("``", "").split())
     accepts = _with_bounds(_type(field.annotation), _bounds(field.metadata))
-    return Knob(name, accepts, default, required, description)
+    tag = next((mark.kind for mark in field.metadata if isinstance(mark, Tag)), None)
+    return Knob(name, accepts, default, required, description, tag)
 
 
 def _shown(default: Any) -> str:
@@ -85,7 +96,12 @@ def _shown(default: Any) -> str:
         return "empty"
     if isinstance(default, ByteSize):
         return memory(default)
-    return str(default) if isinstance(default, dict) else knob(default)
+    if isinstance(default, dict):
+        given = {name: value for name, value in default.items() if value is not None}
+        name = given.pop("name", None) or given.pop("metric", None)
+        shown = ", ".join(f"{key} {_shown(value)}" for key, value in given.items())
+        return ", ".join(filter(None, [name, shown])) or "none"
+    return knob(default)
 
 
 def _type(annotation: Any) -> str:
@@ -106,6 +122,11 @@ def _type(annotation: Any) -> str:
         return "mapping"
     if annotation in _PLAIN:
         return _PLAIN[annotation]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        own = annotation.model_fields.get("name")
+        named = own is not None and get_origin(own.annotation) is Literal
+        alone = named and own is not None and len(get_args(own.annotation)) == 1
+        return get_args(own.annotation)[0] if alone and own else annotation.__name__.lower()
     return getattr(annotation, "__name__", str(annotation))
 
 

@@ -37,7 +37,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, in full.")] = False,
     debug: Debug = False,
 ) -> None:
-    """List methods, benchmarks, models, spaces and jobs."""
+    """List what there is: components, files, and what a job may ask for."""
     from clray.cli.listed import listed, names_of
     from clray.errors import UnknownName
 

@@ -1,4 +1,4 @@
-"""A running job where there is no terminal: one line for each trial that ends."""
+"""A running job where there is no terminal: one line for each trial and board that ends."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from typing import Self
 
 from rich.console import Console
 
-from clray.cli.job_state import JobState
-from clray.events import Event, JobStarted, SlotsReady, SlotsStarting, TrialEnded, Warned
-from clray.report.numbers import duration, fraction
+from clray.cli.job_state import JobState, measure
+from clray.events import (
+    BoardEnded,
+    BoardStarted,
+    Event,
+    JobStarted,
+    SlotsReady,
+    SlotsStarting,
+    TrialEnded,
+    Warned,
+)
+from clray.report.numbers import duration
 
 
 class PlainLines:
@@ -43,18 +52,35 @@ class PlainLines:
         match event:
             case JobStarted(name, results):
                 return f"{name}: results in {results}"
+            case BoardStarted():
+                place = f"board {self.state.place}, " if self.state.place else ""
+                return f"{place}{self.state.num_tasks} tasks, best is {self.state.aim}"
+            case BoardEnded(board):
+                return self._board_ended(board, seconds)
             case SlotsStarting(slots):
                 return f"starting {slots} slot" + "s" * (slots != 1)
             case SlotsReady(taken):
                 return f"first slot ready after {duration(taken)}"
-            case TrialEnded(label, stage, number, state, value, stored, error):
-                counts = self.state.stage(label, stage)
-                line = f"{label} {stage} {counts.ended}/{counts.planned}: #{number} {state}"
-                line += "" if value is None else f", {fraction(value)}"
-                line += "" if error is None else f", {error}"
-                took = "stored" if stored else duration(seconds) if seconds is not None else ""
-                return f"{line} ({took})" if took else line
+            case TrialEnded():
+                return self._trial_ended(event, seconds)
             case Warned(text):
                 return f"warning: {text}"
             case _:
                 return ""
+
+    def _trial_ended(self, event: TrialEnded, seconds: float | None) -> str:
+        stage = self.state.stage(event.label, event.stage)
+        line = f"{event.label} {event.stage} {stage.ended}/{stage.planned}: "
+        line += f"#{event.number} {event.state}"
+        line += "" if event.value is None else f", {measure(self.state.metric, event.value)}"
+        line += "" if event.error is None else f", {event.error}"
+        took = "stored" if event.stored else duration(seconds) if seconds is not None else ""
+        return f"{line} ({took})" if took else line
+
+    def _board_ended(self, board: str, seconds: float | None) -> str:
+        ended = self.state.ended[-1]
+        line = f"board {board}" if board else "all trials"
+        line += f" ended after {duration(seconds)}"
+        if not ended.best:
+            return f"{line}: no result"
+        return f"{line}: best on test {ended.best}, {measure(ended.metric, ended.value)}"

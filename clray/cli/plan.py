@@ -2,36 +2,104 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from pydantic import ByteSize
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from clray import files
-from clray.registry import find
+from clray.cli.job_settings import (
+    chosen_on,
+    component_text,
+    counted,
+    is_oracle,
+    num_orders,
+    settings,
+)
+from clray.cli.job_state import STAGES
+from clray.events import Stage
+from clray.job import Entry, JobSpec
 from clray.report.naming import benchmark_title
-from clray.report.numbers import knob, knobs, memory, words
+from clray.report.numbers import count, knob, knobs
 from clray.report.tables import indented, plain_table, ruled_table
-from clray.spec import Component, Dimension, Entry, JobSpec, SearchSpace
+from clray.selection import FirstK, Gtep, Selection, TwoStage
+from clray.space import Dimension, SearchSpace
+from clray.spec import Component
+
+STAGE_NAMES: dict[Stage, str] = {
+    "first stage": "first-stage trials",
+    "search": "search trials",
+    "test": "test runs",
+    "transfer": "transfer trials",
+}
+
+_Spaces = list[tuple[SearchSpace, list[str]]]
 
 
-def plan_page(job: JobSpec) -> RenderableType:
-    """Entries, spaces with their bounds, trials, test runs and slots."""
-    spaces = {label: space_of(label, entry) for label, entry in job.methods.items()}
-    title = benchmark_title(job.benchmark.model_dump())
-    return Group(
-        Text.assemble((job.name, "bold"), f"  {title} with {job.model.name}"),
-        Text(),
-        indented(_settings(job)),
-        Text(),
-        indented(_entries(job, spaces)),
-        *_spaces(spaces),
-    )
+@dataclass(frozen=True)
+class PlannedBoard:
+    """One benchmark under one selection protocol.
+
+    Attributes:
+        name: of the board; "" for a single one.
+        benchmark: its title.
+        selection: how hyperparameters are chosen.
+        num_tasks: length of the stream.
+        planned: trials by entry and stage, the most there can be.
+        spaces: what is searched, by entry.
+        task_trainings: learned in all, if no trial stops early; none: estimated here.
+    """
+
+    name: str
+    benchmark: str
+    selection: Selection
+    num_tasks: int
+    planned: Mapping[tuple[str, Stage], int] = field(default_factory=dict)
+    spaces: Mapping[str, SearchSpace] = field(default_factory=dict)
+    task_trainings: int | None = None
+
+
+def plan_page(job: JobSpec, boards: Sequence[PlannedBoard]) -> RenderableType:
+    """Settings, boards, entries with their trials, and spaces with their bounds.
+
+    Args:
+        job: as planned, or as a file has it.
+        boards: of a planned job; none for one that is only shown.
+    """
+    if boards:
+        spaces = {label: _spaces_of(label, boards) for label in job.methods}
+        planned = _totals(boards)
+    else:
+        spaces = {label: [(space_of(label, e), [""])] for label, e in job.methods.items()}
+        planned = _asked_for(job, spaces)
+    parts: list[RenderableType] = [_heading(job, boards), Text(), indented(settings(job))]
+    if boards:
+        shown = _board(job, boards[0]) if len(boards) == 1 else _boards(job, boards)
+        parts += [Text(), indented(shown)]
+    parts += [Text(), indented(_entries(job, planned, spaces))]
+    for label in job.methods:
+        parts += _space_parts(label, spaces[label])
+    return Group(*parts, Text())
+
+
+def task_trainings(job: JobSpec, board: PlannedBoard) -> int:
+    """About how many tasks are learned on a board, if no trial stops early."""
+    if board.task_trainings is not None:
+        return board.task_trainings
+    search = job.search.seeds * num_orders(job.search.orders)
+    learned: dict[Stage, int] = {
+        "first stage": board.selection.k if isinstance(board.selection, TwoStage) else 1,
+        "search": search * _searched_tasks(board.selection, board.num_tasks),
+        "test": _reported_tasks(board.selection, board.num_tasks),
+        "transfer": search * _reported_tasks(board.selection, board.num_tasks),
+    }
+    return sum(trials * learned[stage] for (_, stage), trials in board.planned.items())
 
 
 def space_of(label: str, entry: Entry) -> SearchSpace:
-    """The entry's search space: written out, by name, or the one named like the entry.
+    """The search space that a job's file means: written out, by name, or the one named like the
+    entry.
 
     Raises:
         BadInput: it is named, and there is none or it is not acceptable.
@@ -41,11 +109,6 @@ def space_of(label: str, entry: Entry) -> SearchSpace:
     if entry.space is None and label not in files.space_names():
         return SearchSpace()
     return files.load_space(entry.space or label)
-
-
-def num_trials(job: JobSpec, entry: Entry, space: SearchSpace) -> int:
-    """Trials of an entry's search: one where nothing is searched."""
-    return (entry.trials or job.search.trials) if space.searched else 1
 
 
 def describe(dimension: Dimension) -> str:
@@ -72,80 +135,125 @@ def dimension_rows(space: SearchSpace) -> RenderableType:
     return table
 
 
-def _settings(job: JobSpec) -> RenderableType:
-    table = plain_table(2)
-    table.add_row("benchmark", _component(job.benchmark))
-    if job.benchmark.name == "stored":
-        table.add_row("reading", _reading(job))
-    table.add_row("model", _component(job.model))
-    table.add_row("protocol", _listed(job.protocol.model_dump(exclude={"selection"})))
-    table.add_row("optimizer", _listed(job.optimizer.model_dump(exclude_none=True)))
-    search = job.search
-    chosen = f"{search.sampler}, seed {search.seed}, maximises {words(search.objective)} on"
-    chosen += " validation examples"
-    chosen += ", deterministic" if search.deterministic else ", timing may change it"
-    if search.scheduler is not None:
-        chosen += f", {search.scheduler.name} stops trials early"
-    table.add_row("search", chosen)
-    plural = "s" * (job.final.seeds != 1)
-    table.add_row("test", f"{job.final.seeds} fresh seed{plural} for each entry's choice")
-    table.add_row("slots", _slots(job))
+def _heading(job: JobSpec, boards: Sequence[PlannedBoard]) -> Text:
+    arenas = [arena.benchmark for arena in job.benchmarks.values()]
+    titles = [benchmark_title(one.model_dump()) for one in [*arenas, job.benchmark] if one]
+    line = Text.assemble((job.name, "bold"), f"  {' and '.join(titles)} with {job.model.name}")
+    return line.append(f", {len(boards)} boards" if len(boards) > 1 else "")
+
+
+def _board(job: JobSpec, board: PlannedBoard) -> RenderableType:
+    """What is run on a single board, in numbers."""
+    told = [
+        f"{trials} {STAGE_NAMES[stage]}" for stage, trials in _sums(board.planned).items() if trials
+    ]
+    told.append(f"about {count(task_trainings(job, board))} task trainings")
+    stream = f"{board.benchmark}, {counted(board.num_tasks, 'task')}: {', '.join(told)}"
+    return Group(Text(stream), chosen_on(board.selection))
+
+
+def _boards(job: JobSpec, boards: Sequence[PlannedBoard]) -> RenderableType:
+    """A row for each of several, in the order in which they run."""
+    sums = [_sums(board.planned) for board in boards]
+    stages = [stage for stage in STAGES if any(each[stage] for each in sums)]
+    table = ruled_table("board", "tasks", *stages, "trainings")
+    for board, each in zip(boards, sums, strict=True):
+        name = Text(board.name)
+        if is_oracle(board.selection):
+            name.append(", chosen on test", style="bold red")
+        numbers = [str(each[stage]) for stage in stages]
+        about = count(task_trainings(job, board))
+        table.add_row(name, str(board.num_tasks), *numbers, f"~ {about}")
     return table
 
 
-def _slots(job: JobSpec) -> str:
-    held = job.resources
-    workers = f"{held.workers} worker" + "s" * (held.workers != 1)
-    each = f"{held.cpus_per_worker:g} CPU"
-    each += f" and {held.gpus_per_worker:g} GPU" if held.gpus_per_worker else ""
-    return f"{held.slots} at once, each {workers} with {each}"
+def _sums(planned: Mapping[tuple[str, Stage], int]) -> dict[Stage, int]:
+    return {stage: sum(n for (_, s), n in planned.items() if s == stage) for stage in STAGES}
 
 
-def _reading(job: JobSpec) -> str:
-    held = job.resources
-    chosen = f"{held.reading}, the first way that fits" if held.reading == "auto" else held.reading
-    return f"{chosen}; each worker keeps {memory(held.memory)} at most"
-
-
-def _entries(job: JobSpec, spaces: dict[str, SearchSpace]) -> RenderableType:
-    table = ruled_table("entry", "method", "search trials", "test runs")
+def _entries(
+    job: JobSpec, planned: Mapping[tuple[str, Stage], int], spaces: Mapping[str, _Spaces]
+) -> RenderableType:
+    """Each entry with its method, and its trials over all boards."""
+    stages = [stage for stage in STAGES if any(key[1] == stage for key in planned)]
+    table = ruled_table("entry", "method", *(STAGE_NAMES[stage] for stage in stages))
     table.columns[0].no_wrap = True
     table.columns[1].justify, table.columns[1].no_wrap = "left", False
-    searched = tested = 0
     for label, entry in job.methods.items():
-        method = _method(label, entry, spaces[label])
-        trials = num_trials(job, entry, spaces[label])
-        table.add_row(label, method, str(trials), str(job.final.seeds))
-        searched, tested = searched + trials, tested + job.final.seeds
+        own = [planned.get((label, stage), 0) for stage in stages]
+        table.add_row(label, _method(label, entry, spaces[label]), *map(str, own))
     table.add_section()
-    table.add_row("in all", "", str(searched), str(tested), style="dim")
+    sums = _sums(planned)
+    table.add_row("in all", "", *(str(sums[stage]) for stage in stages), style="dim")
     return table
 
 
-def _method(label: str, entry: Entry, space: SearchSpace) -> str:
+def _method(label: str, entry: Entry, spaces: _Spaces) -> str:
     """The method, and those of its knobs that are not searched."""
     method = entry.method or Component(name=label.partition(".")[0])
-    held = {k: v for k, v in method.knobs.items() if f"method.{k}" not in space.dimensions}
-    text = _component(Component(name=method.name, **held))
+    searched = {path for space, _ in spaces for path in space.dimensions}
+    held = {k: v for k, v in method.knobs.items() if f"method.{k}" not in searched}
+    text = component_text(Component(name=method.name, **held))
     return f"{text}  (bound)" if entry.bound else text
 
 
-def _spaces(spaces: dict[str, SearchSpace]) -> list[RenderableType]:
+def _totals(boards: Sequence[PlannedBoard]) -> dict[tuple[str, Stage], int]:
+    totals: dict[tuple[str, Stage], int] = {}
+    for board in boards:
+        for key, trials in board.planned.items():
+            totals[key] = totals.get(key, 0) + trials
+    return totals
+
+
+def _asked_for(job: JobSpec, spaces: Mapping[str, _Spaces]) -> dict[tuple[str, Stage], int]:
+    """The trials on one board, as a job's file has them: one where nothing is searched."""
+    asked: dict[tuple[str, Stage], int] = {}
+    for label, entry in job.methods.items():
+        searched = any(space.searched for space, _ in spaces[label])
+        asked[label, "search"] = (entry.trials or job.search.trials) if searched else 1
+        asked[label, "test"] = job.final.seeds * num_orders(job.final.orders)
+    return asked
+
+
+def _spaces_of(label: str, boards: Sequence[PlannedBoard]) -> _Spaces:
+    """An entry's spaces that differ, each with the boards that it is searched on."""
+    found: _Spaces = []
+    for board in boards:
+        space = board.spaces.get(label, SearchSpace())
+        same = next((names for known, names in found if known == space), None)
+        if same is None:
+            found.append((space, [board.name]))
+        else:
+            same.append(board.name)
+    return found
+
+
+def _space_parts(label: str, spaces: _Spaces) -> list[RenderableType]:
     parts: list[RenderableType] = []
-    for label, space in spaces.items():
-        parts += [Text(), indented(Text(label, style="bold")), indented(dimension_rows(space))]
-    return [*parts, Text()]
+    for space, names in spaces:
+        where = f"  on {', '.join(names)}" if len(spaces) > 1 else ""
+        head = Text.assemble((label, "bold"), (where, "dim"))
+        parts += [Text(), indented(head), indented(dimension_rows(space))]
+    return parts
 
 
-def _component(component: Component) -> str:
-    fields = find("benchmark", "stored").config.model_fields if component.name == "stored" else {}
-    written = {
-        name: memory(value) if name in fields and fields[name].annotation is ByteSize else value
-        for name, value in component.knobs.items()
-    }
-    listed = _listed(written)
-    return f"{component.name}, {listed}" if listed else component.name
+def _searched_tasks(selection: Selection, num_tasks: int) -> int:
+    """Tasks that one run of a trial of the search learns."""
+    inner = selection.then if isinstance(selection, TwoStage) else selection
+    if inner.dynamic:
+        return 1
+    if isinstance(inner, FirstK):
+        return min(inner.k, num_tasks)
+    if isinstance(inner, Gtep) and inner.tune_on == "first-half":
+        return num_tasks // 2
+    return num_tasks
 
 
-def _listed(values: dict[str, Any]) -> str:
-    return knobs({name: value for name, value in values.items() if value not in (None, [], "", {})})
+def _reported_tasks(selection: Selection, num_tasks: int) -> int:
+    """Tasks that one test run learns."""
+    inner = selection.then if isinstance(selection, TwoStage) else selection
+    if isinstance(inner, FirstK) and not inner.reuse:
+        return max(0, num_tasks - inner.k)
+    if isinstance(inner, Gtep) and inner.tune_on == "first-half":
+        return num_tasks - num_tasks // 2
+    return num_tasks

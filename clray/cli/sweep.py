@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,8 +12,12 @@ from clray.cli.completion import complete_job
 from clray.cli.terminal import Debug, Directory, keep_on_interrupt, out
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clray import protocols
+    from clray.cli.plan import PlannedBoard
+    from clray.job import JobSpec
     from clray.report.reading import Final
-    from clray.spec import JobSpec
 
 
 def sweep(
@@ -33,6 +38,10 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and show the plan; start nothing.")
     ] = False,
+    anew: Annotated[
+        bool,
+        typer.Option("--anew", help="Start a changed job beside the stored one, as NAME-2."),
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Search, test and rank the methods of a job.
@@ -42,31 +51,47 @@ def sweep(
     keep_on_interrupt(context)
     spec = load(job, overrides or [])
 
-    from clray import protocols, registry
+    from clray import job_changes, protocols
     from clray.cli.live_table import LiveTable
     from clray.cli.plain_lines import PlainLines
     from clray.cli.plan import plan_page
     from clray.errors import RunFailed
+    from clray.loggers.opening import check_loggers, open_loggers
+    from clray.protocols.known import known_trials
     from clray.report.leaderboard import leaderboard
-    from clray.report.reading import Final
+    from clray.report.reading import Final, read_job
+    from clray.report.writing import write_report
+    from clray.store import job_folder
 
     console = out()
     planned = protocols.plan(spec)
-    if told := registry.configure("benchmark", planned.benchmark).remark():
+    if anew:
+        planned = job_changes.beside(results, planned)
+    boards = protocols.planned_boards(planned)
+    remarks = dict.fromkeys(one.board.benchmark.remark() for one in boards)
+    for told in filter(None, remarks):
         console.print(told, soft_wrap=True)
+    folder = job_folder(results, planned.name)
+    check_loggers(planned.loggers, folder)
+    job_changes.refuse_changed(folder, planned)
+    known_trials(planned, results)
     if dry_run:
-        console.print(plan_page(planned))
+        console.print(plan_page(planned, _shown(boards)))
         console.print(Text("Nothing was started: this is a dry run.", style="dim"))
         return
     watcher = LiveTable(console) if console.is_terminal else PlainLines(console)
-    with watcher:
-        content = protocols.run_job(planned, results, watcher.watch)
+    logged = open_loggers(planned, folder, watcher.watch)
+    with logged as watch, watcher:
+        content = protocols.run_job(planned, results, watch, command=["clray", *sys.argv[1:]])
     final = Final.model_validate(content)
     console.print()
     console.print(leaderboard(final, console.width))
-    console.print(Text(f"\nresults in {final.results}", style="dim", overflow="fold"))
+    page = write_report(read_job(folder), folder, as_pictures=False)
+    console.print(Text(f"\nresults in {final.results}\npage: {page}", style="dim", overflow="fold"))
     if failed := what_failed(final):
-        raise RunFailed(f"something failed: {failed}; the same command tries again")
+        again = any(row.trials.failed for board in final.boards for row in board.rows)
+        hint = "; the same command tries again" if again else ""
+        raise RunFailed(f"something failed: {failed}{hint}")
 
 
 def load(job: str, overrides: list[str]) -> JobSpec:
@@ -76,8 +101,8 @@ def load(job: str, overrides: list[str]) -> JobSpec:
         BadInput: there is no such job, or a field is not acceptable.
     """
     from clray import files
+    from clray.job import JobSpec
     from clray.parsing import merge, parse, parse_overrides
-    from clray.spec import JobSpec
 
     spec = files.load_job(job)
     if not overrides:
@@ -90,10 +115,31 @@ def load(job: str, overrides: list[str]) -> JobSpec:
 def what_failed(final: Final) -> str:
     """Entries without a result, and those whose trials failed; diverged ones are results too."""
     parts = []
-    for row in final.rows:
-        if row.trials.failed:
-            plural = "s" * (row.trials.failed != 1)
-            parts.append(f"{row.trials.failed} trial{plural} of {row.label}")
-        elif row.error:
-            parts.append(row.label)
-    return ", ".join(parts)
+    for board in final.boards:
+        for row in board.rows:
+            name = f"{row.label} on {board.name}" if board.name else row.label
+            if row.trials.failed:
+                plural = "s" * (row.trials.failed != 1)
+                parts.append(f"{row.trials.failed} trial{plural} of {name}")
+            elif row.error:
+                parts.append(name)
+    return ", ".join(dict.fromkeys(parts))
+
+
+def _shown(boards: Sequence[protocols.PlannedBoard]) -> list[PlannedBoard]:
+    """The boards, for the page that shows a plan."""
+    from clray.cli.plan import PlannedBoard
+    from clray.report.naming import benchmark_title
+
+    return [
+        PlannedBoard(
+            one.board.name,
+            benchmark_title(one.board.contenders[0].base.benchmark.model_dump()),
+            one.board.selection,
+            one.board.num_tasks,
+            one.planned,
+            {contender.label: contender.space for contender in one.board.contenders},
+            one.task_trainings,
+        )
+        for one in boards
+    ]

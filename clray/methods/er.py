@@ -18,7 +18,7 @@ Differences:
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -26,13 +26,14 @@ from torch import Tensor
 
 from clray.learner import Learner, MethodConfig, Setup
 from clray.memory import ClassBalancedMemory, Memory, ReservoirMemory
+from clray.spec import STABILITY
 from clray.task import Task
 
 
 class Config(MethodConfig):
     """Knobs of experience replay."""
 
-    memory_batch: int | None = Field(None, ge=1)
+    memory_batch: Annotated[int | None, STABILITY] = Field(None, ge=1)
     """Examples drawn from the memory for each step; none: as many as the batch size."""
     storage: Literal["reservoir", "class-balanced"] = "reservoir"
     """What is kept: a uniform sample of the stream, or equally many examples of each class."""
@@ -50,11 +51,12 @@ class Er(Learner):
         super().__init__(config, setup)
         kind = ReservoirMemory if config.storage == "reservoir" else ClassBalancedMemory
         self.memory: Memory = kind(setup.memory, setup.generator, setup.distributed)
+        self.fill = config.fill
         self.filling = False
 
     def begin_epoch(self, task: Task, epoch: int, num_epochs: int) -> None:
         """Offer examples to the memory in the first epoch only."""
-        self.filling = self.config.fill == "online" and epoch == 0
+        self.filling = self.fill == "online" and epoch == 0
 
     def observe(self, x: Tensor, y: Tensor, task: Task) -> dict[str, Tensor]:
         """One step on uint8 [B, C, H, W] and int64 [B]; returns the loss."""
@@ -70,7 +72,7 @@ class Er(Learner):
 
     def end_task(self, task: Task) -> None:
         """Offer the task's examples to the memory, if that was not done as they came."""
-        if self.config.fill == "after-task":
+        if self.fill == "after-task":
             rank, world = self.distributed.rank, self.distributed.world
             for x, y in task.train.batches(self.setup.batch_size, rank=rank, world=world):
                 self.memory.add(x, y, task.index)

@@ -24,7 +24,7 @@ lr * strength / T * max(sum of F) passes 2.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ from torch import Tensor
 from clray.learner import Learner, MethodConfig, Setup
 from clray.models.per_example import squared_gradients
 from clray.models.quadratic import Quadratic
+from clray.spec import STABILITY
 from clray.task import Task, cut
 
 BATCH = 256
@@ -43,17 +44,17 @@ BATCH = 256
 class Config(MethodConfig):
     """Knobs of elastic weight consolidation."""
 
-    strength: float = Field(100.0, ge=0)
+    strength: Annotated[float, STABILITY] = Field(100.0, ge=0)
     """Weight of the penalty, against a mean cross-entropy of 1."""
     mode: Literal["online", "offline"] = "online"
     """One running quadratic around the latest weights, or one for each old task (kept as their
     sum, which has the same gradient and size)."""
-    decay: float = Field(1.0, ge=0, le=1)
+    decay: Annotated[float, STABILITY] = Field(1.0, ge=0, le=1)
     """Share of the old importance that is kept at each new task (online only)."""
-    importance: Literal["empirical", "sampled", "exact"] = "empirical"
+    importance: Annotated[Literal["empirical", "sampled", "exact"], STABILITY] = "empirical"
     """Labels that the gradients are taken for: those of the data, one for each example sampled
     from the model's prediction, or all, weighted by the prediction (the Fisher diagonal)."""
-    examples: int | None = Field(None, ge=1)
+    examples: Annotated[int | None, STABILITY] = Field(None, ge=1)
     """How many of a task's training examples, drawn at random, are used; none: all."""
 
 
@@ -64,6 +65,7 @@ class Ewc(Learner):
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
+        self.mode = config.mode
         self.quadratic = Quadratic()
 
     def observe(self, x: Tensor, y: Tensor, task: Task) -> dict[str, Tensor]:
@@ -81,7 +83,7 @@ class Ewc(Learner):
     def end_task(self, task: Task) -> None:
         """Compute the importance of each weight for this task and add it to the quadratic."""
         importance = self.importance_for(task)
-        if self.config.mode == "online":
+        if self.mode == "online":
             self.quadratic.move(self.model, importance, decay=self.config.decay)
         else:
             self.quadratic.add(self.model, importance)

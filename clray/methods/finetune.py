@@ -5,6 +5,8 @@ No published source; it is the "None" of van de Ven & Tolias 2019 (arXiv 1904.07
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from clray.learner import Learner, MethodConfig
@@ -17,6 +19,8 @@ class Config(MethodConfig):
 
 class Finetune(Learner):
     """Cross-entropy on the current batch."""
+
+    plain: ClassVar[bool] = True
 
     def observe(self, x: Tensor, y: Tensor, task: Task) -> dict[str, Tensor]:
         """One step on uint8 [B, C, H, W] and int64 [B]; returns the loss."""

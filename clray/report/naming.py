@@ -1,4 +1,4 @@
-"""What components are called in a heading."""
+"""What components and boards are called in a heading."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clray.job import JobSpec
+from clray.selection import AnySelection, TwoStage
 from clray.spec import PIN
 
 
@@ -27,3 +29,21 @@ def benchmark_title(benchmark: Mapping[str, Any]) -> str:
     """
     address, name = benchmark.get("stream"), str(benchmark.get("name", ""))
     return stream_name(address) if name == "stored" and isinstance(address, str) else name
+
+
+def selections_of(spec: JobSpec) -> dict[str, AnySelection]:
+    """The selection protocol of each of a job's boards, by the board's name: that of its benchmark
+    and of its protocol, each only where there are several."""
+    arenas = list(spec.benchmarks) if len(spec.benchmarks) > 1 else [""]
+    several = len(spec.protocol.selection) > 1
+    return {
+        "/".join(part for part in (arena, selection.title if several else "") if part): selection
+        for arena in arenas
+        for selection in spec.protocol.selection
+    }
+
+
+def looks_at_test(selection: AnySelection) -> bool:
+    """Whether it chooses on test, itself or in its second stage."""
+    inner = selection.then if isinstance(selection, TwoStage) else selection
+    return inner.name == "oracle"

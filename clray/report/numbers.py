@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 NONE = "-"
 """Stands where there is no number."""
+
+HARD = "\u00a0"
+"""A space at which no line ends."""
+
+COUNTED = ("parameters", "steps", "examples_seen")
+"""Measures that are numbers of something."""
 
 
 def fraction(value: float | None, decimals: int = 3) -> str:
@@ -22,6 +28,21 @@ def estimate(mean: float | None, interval: float | None) -> str:
     if mean is None or interval is None:
         return fraction(mean)
     return f"{fraction(mean)} ± {fraction(interval)}"
+
+
+def measure(metric: str, value: float | None) -> str:
+    """A measure of a trial, in its own unit: ``0.912``, ``9.61 k`` parameters, ``358 kB``."""
+    if metric == "bytes":
+        return size(value)
+    return count(value) if metric in COUNTED else fraction(value)
+
+
+def measured(metric: str, mean: float | None, interval: float | None) -> str:
+    """A measure's mean and half the width of its interval, in its own unit."""
+    if metric not in COUNTED and metric != "bytes":
+        return estimate(mean, interval)
+    half = f" ± {measure(metric, interval)}" if interval else ""
+    return measure(metric, mean) + half
 
 
 def count(number: float | None) -> str:
@@ -82,10 +103,34 @@ def knob(value: Any) -> str:
 def knobs(values: Mapping[str, Any], separator: str = ", ") -> str:
     """Hyperparameters by dotted path, shortened to ``strength 100, lr 0.05`` where the last part
     of each path tells them apart. A name and its value never part at a line's end."""
-    lasts = [path.rpartition(".")[2] for path in values]
-    names = lasts if len(set(lasts)) == len(lasts) else list(values)
-    pairs = zip(names, values.values(), strict=True)
-    return separator.join(f"{name}\u00a0{knob(value)}" for name, value in pairs)
+    pairs = zip(_short(list(values)), values.values(), strict=True)
+    return separator.join(f"{name}{HARD}{knob(value)}" for name, value in pairs)
+
+
+def trajectory(points: Sequence[Mapping[str, Any]], most: int = 4, separator: str = ", ") -> str:
+    """Hyperparameters that were chosen anew for each task: ``lr 0.1 → 0.03 → … → 0.003``.
+
+    Args:
+        points: the values for each task, by dotted path.
+        most: so many values are shown of a knob, the last one among them; 2 or more.
+        separator: between knobs.
+    """
+    paths = list(dict.fromkeys(path for point in points for path in point))
+    pieces = []
+    for path, name in zip(paths, _short(paths), strict=True):
+        texts = [knob(point[path]) if path in point else NONE for point in points]
+        if len(set(texts)) == 1:
+            texts = texts[:1]
+        elif len(texts) > most:
+            texts = [*texts[: most - 1], "…", texts[-1]]
+        pieces.append(name + HARD + f" →{HARD}".join(texts))
+    return separator.join(pieces)
+
+
+def span(values: Sequence[float], write: Callable[[float], str] = count) -> str:
+    """The smallest and the largest of some numbers, or the only one: ``12 to 16``."""
+    texts = list(dict.fromkeys(write(value) for value in (min(values), max(values))))
+    return " to ".join(texts)
 
 
 def words(name: str) -> str:
@@ -98,6 +143,11 @@ def evenly(total: int, most: int) -> list[int]:
     if total <= most:
         return list(range(total))
     return [round(i * (total - 1) / (most - 1)) for i in range(most)]
+
+
+def _short(paths: list[str]) -> list[str]:
+    lasts = [path.rpartition(".")[2] for path in paths]
+    return lasts if len(set(lasts)) == len(lasts) else paths
 
 
 def _scaled(number: float, units: tuple[str, ...]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -15,11 +18,24 @@ METRICS = (
     "average_accuracy",
     "average_incremental_accuracy",
     "learning_accuracy",
+    "minimum_accuracy",
+    "worst_case_accuracy",
     "forgetting",
     "backward_transfer",
     "forward_transfer",
 )
 """Metrics in the order in which they are shown; others follow."""
+
+COSTS = ("growth", "parameters", "bytes", "steps", "examples_seen")
+"""Measures that stand apart, among what the trial cost."""
+
+GRADED = {
+    "stream": "",
+    "seen": " of the tasks seen so far",
+    "current": " of the current task",
+    "memory": " of the current task and ones held out of the memory",
+}
+"""Which examples, beside those of the whole stream."""
 
 
 def trial_page(trial: Trial, width: int) -> RenderableType:
@@ -52,10 +68,7 @@ def _heading(trial: Trial) -> list[Text]:
     if "scenario" in benchmark:
         title.append(f", {benchmark['scenario']},")
     title.append(f" with {model}, seed {trial.spec.get('seed', 0)}")
-    graded = {
-        "validation": "graded on validation examples",
-        "test": "graded on test examples",
-    }.get(str(split), str(split))
+    graded = f"graded on {split} examples{GRADED.get(str(trial.spec.get('graded', 'stream')), '')}"
     state = Text(f"{trial.state}, {graded}", style="dim")
     if trial.state not in ("completed", "unfinished"):
         state = Text.assemble((trial.state, "red"), (f", {graded}", "dim"))
@@ -64,15 +77,37 @@ def _heading(trial: Trial) -> list[Text]:
     lines = [title, state]
     if isinstance(benchmark.get("stream"), str):
         lines.append(Text(f"stream {benchmark['stream']}", style="dim", overflow="fold"))
+    part = _part(trial)
+    if part:
+        lines.append(Text(part, style="dim", overflow="fold"))
     if trial.error:
         lines.append(Text(trial.error, style="red"))
     return lines
 
 
+def _part(trial: Trial) -> str:
+    """Which tasks were learned, and what changed on the way, where that is not the plain stream."""
+    parts = []
+    tasks, until, changes = (trial.spec.get(name) for name in ("tasks", "until", "changes"))
+    if isinstance(tasks, list):
+        parts.append(f"tasks {_places(tasks)} of the benchmark")
+    if until is not None:
+        parts.append("the first task alone" if until == 1 else f"the first {until} tasks alone")
+    starts = [change.get("task") for change in changes or () if isinstance(change, dict)]
+    if starts:
+        parts.append(f"other hyperparameters from task {_places(starts)} on")
+    return "; ".join(parts)
+
+
+def _places(tasks: Sequence[Any]) -> str:
+    """Positions, counted from 1."""
+    return ", ".join(str(task + 1) if isinstance(task, int) else str(task) for task in tasks)
+
+
 def _metrics(trial: Trial) -> RenderableType:
     table = plain_table(2)
     table.columns[1].justify = "right"
-    others = [name for name in trial.metrics if name not in METRICS]
+    others = [name for name in trial.metrics if name not in (*METRICS, *COSTS)]
     for name in (*METRICS, *others):
         if name in trial.metrics:
             style = "bold" if name == "average_accuracy" else ""
@@ -86,10 +121,15 @@ def _costs(trial: Trial) -> RenderableType:
     if footprints:
         last = footprints[-1]
         table.add_row("parameters", count(last.get("parameters")))
+        if trial.metrics.get("growth"):
+            table.add_row("growth", fraction(trial.metrics["growth"]))
         table.add_row("examples kept", count(last.get("examples")))
         table.add_row("kept in all", size(last.get("bytes")))
     steps = sum(record.steps for record in trial.records)
     table.add_row("steps", count(steps))
+    seen = sum(record.examples_seen for record in trial.records)
+    if seen:
+        table.add_row("examples seen", count(seen))
     for name, title in (("train", "training"), ("eval", "evaluation")):
         if name in trial.seconds:
             table.add_row(title, duration(trial.seconds[name]))

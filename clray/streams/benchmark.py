@@ -82,6 +82,25 @@ class BenchmarkConfig(BaseModel, ABC):
             BadResources: such a one.
         """
 
+    @property
+    def graded_together(self) -> bool:
+        """Whether each task is graded on examples that were held out of all tasks.
+
+        Raises:
+            BadInput: as ``check``.
+        """
+        return False
+
+    def shows(self) -> list[frozenset[str]] | None:
+        """What each task shows, in the order of the stream, by names that other benchmarks share
+        where they show the same: classes of a dataset, or the guise that it is seen in. None where
+        that cannot be told, or depends on a trial's seed.
+
+        Raises:
+            BadInput: as ``check``.
+        """
+        return None
+
     @abstractmethod
     def build(
         self,

@@ -26,6 +26,11 @@ class Chunks(InMemory):
 
     scenario: DataIncremental = "data-incremental"
 
+    @property
+    def graded_together(self) -> bool:
+        """See ``BenchmarkConfig.graded_together``."""
+        return True
+
     def _check_tasks(self, num_classes: int | None) -> None:
         self._order(0)
 

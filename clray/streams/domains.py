@@ -57,6 +57,17 @@ class _Domains(InMemory):
             transform=partial(self._transform, defined),
         )
 
+    def shows(self) -> list[frozenset[str]] | None:
+        """See ``BenchmarkConfig.shows``: the guises, since all tasks have the same classes."""
+        if self.task_order == "trial-seed":
+            return None
+        guises = self._guises()
+        return [frozenset({f"{guises[position]} of {self.dataset}"}) for position in self._order(0)]
+
+    def _guises(self) -> list[str]:
+        """What each task, as defined, shows the dataset as."""
+        return self._names()
+
     @abstractmethod
     def _names(self) -> list[str]:
         """The tasks' names as defined."""
@@ -82,6 +93,10 @@ class Permuted(_Domains):
 
     def _names(self) -> list[str]:
         return [f"permutation-{t}" for t in range(self.num_tasks)]
+
+    def _guises(self) -> list[str]:
+        seeds = [f"permutation {self.permutation_seed + t}" for t in range(self.num_tasks)]
+        return ["all pixels in place", *seeds[1:]] if self.identity_first else seeds
 
     def _transform(
         self, defined: Sequence[int], image_shape: tuple[int, int, int], device: torch.device

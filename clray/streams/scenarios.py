@@ -124,6 +124,7 @@ class InMemory(BenchmarkConfig):
             mean=self.mean,
             std=self.std,
             augment=self.augment,
+            graded_together=layout.graded_together,
         )
 
     def listing(self) -> Listing:

@@ -71,6 +71,12 @@ class Several(InMemory):
         ]
         return Layout(tuple(tasks), total, units)
 
+    def shows(self) -> list[frozenset[str]] | None:
+        """See ``BenchmarkConfig.shows``: whole datasets."""
+        if self.task_order == "trial-seed":
+            return None
+        return [frozenset({f"all of {self._names[place]}"}) for place in self._order(0)]
+
     def _check_tasks(self, num_classes: int | None) -> None:
         names = self._names
         if len(names) != self.num_tasks:

@@ -11,6 +11,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 
 from clray.errors import BadSpec
+from clray.streams import sources
 from clray.streams.draws import Order, arrange
 from clray.streams.layout import Draw, Layout
 from clray.streams.scenarios import InMemory, WideScenario
@@ -111,6 +112,20 @@ class Split(InMemory):
             for part in (parts[position] for position in order)
         ]
         return Layout(tuple(tasks), len(numbers), units)
+
+    def shows(self) -> list[frozenset[str]] | None:
+        """See ``BenchmarkConfig.shows``; None too where the dataset's classes are not known before
+        it is read."""
+        if "trial-seed" in (self.class_order, self.task_order):
+            return None
+        count = sources.check(self._source)
+        if count is None and not isinstance(self.class_order, tuple):
+            return None
+        parts = self._parts(count, 0)
+        return [
+            frozenset(f"class {cls} of {self.dataset}" for cls in parts[position].classes)
+            for position in self._order(0)
+        ]
 
     @property
     def _grouped(self) -> bool:

@@ -103,6 +103,11 @@ class Stored(BenchmarkConfig):
             manifest, cpu = self._read_from(), torch.device("cpu")
             reading.check(manifest, "stream", self._window(manifest), resources, cpu)
 
+    @property
+    def graded_together(self) -> bool:
+        """See ``BenchmarkConfig.graded_together``."""
+        return self._read_from().graded_together
+
     def build(
         self,
         split: Literal["validation", "test"],
@@ -151,6 +156,7 @@ class Stored(BenchmarkConfig):
             std=manifest.std,
             augment=manifest.augment,
             encoder=self.encoder_key(),
+            graded_together=manifest.graded_together,
         )
 
     def _read_from(self) -> Manifest:

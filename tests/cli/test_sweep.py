@@ -12,30 +12,32 @@ from typing import Any
 import pytest
 
 from clray.errors import RunFailed
-from clray.events import JobStarted, TrialEnded, Watch
-from clray.spec import JobSpec
+from clray.events import BoardStarted, JobStarted, Stage, TrialEnded, Watch
+from clray.job import JobSpec
+
+ROW: dict[str, Any] = {
+    "label": "finetune",
+    "method": "finetune",
+    "values": {"optimizer.lr": 0.1},
+    "trials": {"completed": 2, "diverged": 1, "stopped": 0, "failed": 0},
+    "validation": {"average_accuracy": 0.5},
+    "test": {"average_accuracy": {"mean": 0.5, "interval": 0.1, "values": [0.4, 0.6]}},
+    "test_keys": ["x", "y"],
+}
 
 FINAL: dict[str, Any] = {
     "job": "a",
-    "benchmark": {"name": "split-digits"},
-    "model": {"name": "mlp"},
-    "objective": "average_accuracy",
-    "selection": "end-of-training",
-    "deterministic": True,
-    "num_tasks": 5,
     "results": "results/jobs/a",
-    "rows": [
+    "boards": [
         {
-            "label": "finetune",
-            "method": "finetune",
-            "bound": False,
-            "values": {"optimizer.lr": 0.1},
-            "trials": {"completed": 2, "diverged": 1, "stopped": 0, "failed": 0},
-            "validation": 0.5,
-            "test": {"average_accuracy": {"mean": 0.5, "interval": 0.1, "values": [0.4, 0.6]}},
-            "seeds": 2,
-            "test_keys": ["x", "y"],
-            "error": None,
+            "benchmark": {"name": "split-digits"},
+            "model": {"name": "mlp"},
+            "selection": {"name": "end-of-training"},
+            "title": "end-of-training",
+            "chosen_on": "validation examples of the whole stream, at its end",
+            "objectives": ["average_accuracy"],
+            "num_tasks": 5,
+            "rows": [ROW],
         }
     ],
 }
@@ -53,17 +55,24 @@ def protocols(monkeypatch: pytest.MonkeyPatch, here: Path) -> Protocols:
     def install(outcome: Any) -> list[JobSpec]:
         given: list[JobSpec] = []
 
-        def run_job(job: JobSpec, results: str, watch: Watch) -> Any:
+        def run_job(job: JobSpec, results: str, watch: Watch, command: list[str]) -> Any:
             given.append(job)
-            planned = {("finetune", "search"): 3, ("finetune", "test"): 2}
-            watch(JobStarted(job.name, f"{results}/jobs/{job.name}", 5, planned))  # type: ignore[arg-type]
+            planned: dict[tuple[str, Stage], int] = {
+                ("finetune", "search"): 3,
+                ("finetune", "test"): 2,
+            }
+            watch(JobStarted(job.name, f"{results}/jobs/{job.name}", ("",)))
+            watch(BoardStarted("", 5, planned))
             watch(TrialEnded("finetune", "search", 0, "completed", 0.5))
             if isinstance(outcome, BaseException):
                 raise outcome
             return outcome
 
+        monkeypatch.setattr("clray.report.reading.read_job", lambda folder: None)
+        monkeypatch.setattr("clray.report.writing.write_report", lambda *_, **__: "report.html")
         fake = types.ModuleType("clray.protocols")
         fake.plan = lambda job: job  # type: ignore[attr-defined]
+        fake.planned_boards = lambda job: []  # type: ignore[attr-defined]
         fake.run_job = run_job  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "clray.protocols", fake)
         monkeypatch.setattr("clray.protocols", fake, raising=False)
@@ -74,7 +83,7 @@ def protocols(monkeypatch: pytest.MonkeyPatch, here: Path) -> Protocols:
 
 def _failed(**others: Any) -> dict[str, Any]:
     content = copy.deepcopy(FINAL)
-    content["rows"][0] |= others
+    content["boards"][0]["rows"][0] |= others
     return content
 
 
@@ -84,10 +93,10 @@ def test_ends_with_the_leaderboard(clray: Any, protocols: Protocols) -> None:
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "a: results in results/jobs/a"
-    assert lines[1] == "finetune search 1/3: #0 completed, 0.500"
+    assert lines[2] == "finetune search 1/3: #0 completed, 0.500"
     assert "0.500 ± 0.100" in out
     assert "finetune 1 diverged" in out
-    assert lines[-1] == "results in results/jobs/a"
+    assert lines[-2:] == ["results in results/jobs/a", "page: report.html"]
     assert "\x1b" not in out
 
 
@@ -106,7 +115,7 @@ def test_overrides(clray: Any, protocols: Protocols) -> None:
     ("outcome", "piece"),
     [
         (RunFailed("no slot could be started: boom"), "no slot could be started: boom"),
-        (_failed(error="none of 3 trials completed", seeds=0, test={}), "finetune"),
+        (_failed(error="none of 3 trials completed", test_keys=[], test={}), "finetune"),
         (_failed(trials={"completed": 2, "failed": 1}, error="1 of 3"), "1 trial of finetune"),
     ],
 )

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 from safetensors.torch import load_file
+from torch import Tensor
 
-from clray import registry, trial
-from clray.spec import Storing, TrialSpec
+from clray import loop, registry, trial
+from clray.learner import Learner
+from clray.spec import STABILITY, Storing, Tag, TrialSpec
 from clray.store import Folder
+from clray.task import Task
+
+Build = Callable[..., Learner]
 
 METHODS = registry.names("method")
+KNOBS = [(m, k) for m in METHODS for k in registry.find("method", m).config.model_fields]
+REGULARISERS = [method for method, knob in KNOBS if knob == "strength"]
 EPOCHS, TASKS = 2, 3
 MEMORY = 30
 
@@ -82,24 +92,24 @@ def test_resumes_bit_for_bit_from_a_cut_at_every_task_and_epoch(
     spec = tiny(method)
     whole = Folder(str(tmp_path / "whole"))
     trial.run(spec, whole, storing=storing)
-    original = trial._Progress._checkpoint
+    original = loop.Loop._checkpoint
     cuts = TASKS * EPOCHS - 1  # the last epoch of the last task ends the trial
     for cut in range(1, cuts + 1):
         count = 0
 
-        def checkpoint(progress: trial._Progress, cut: int = cut) -> None:
+        def checkpoint(progress: loop.Loop, cut: int = cut) -> None:
             nonlocal count
             original(progress)
             count += 1
             if count == cut:
                 raise Cut
 
-        monkeypatch.setattr(trial._Progress, "_checkpoint", checkpoint)
+        monkeypatch.setattr(loop.Loop, "_checkpoint", checkpoint)
         folder = Folder(str(tmp_path / f"cut-{cut}"))
         with pytest.raises(Cut):
             trial.run(spec, folder, storing=storing)
         assert not folder.has("result.json")
-        monkeypatch.setattr(trial._Progress, "_checkpoint", original)
+        monkeypatch.setattr(loop.Loop, "_checkpoint", original)
         trial.run(spec, folder, storing=storing)
         for name in ("records.jsonl", "result.json", "model.safetensors"):
             assert folder.read(name) == whole.read(name), (cut, name)
@@ -122,6 +132,78 @@ def test_is_documented(method: str) -> None:
     for name, field in found.config.model_fields.items():
         assert field.description, f"{method}.{name} has no docstring"
         assert not field.is_required(), f"{method}.{name} has no default"
+
+
+@pytest.mark.parametrize(("method", "knob"), KNOBS)
+def test_the_tagged_knobs_and_no_others_act_between_tasks(
+    method: str, knob: str, build: Build, tasks: list[Task]
+) -> None:
+    """A knob may act at the end of a task only, and so show in the weights of the one after it."""
+    field = registry.find("method", method).config.model_fields[knob]
+    tags = [item for item in field.metadata if isinstance(item, Tag)]
+    learners = build(method), build(method)
+    for learner in learners:
+        learn(learner, tasks[0])
+    learners[1].config = another(learners[1], knob)
+    for learner, task in itertools.product(learners, tasks[1:]):
+        learn(learner, task)
+    assert all(weights(learner).isfinite().all() for learner in learners)
+    assert torch.equal(*map(weights, learners)) == (not tags)
+    if tags == [STABILITY]:  # on the first task there is nothing to keep
+        fresh = build(method), build(method)
+        fresh[1].config = another(fresh[1], knob)
+        for learner in fresh:
+            learn(learner, tasks[0])
+        assert torch.equal(*map(weights, fresh))
+
+
+@pytest.mark.parametrize("method", REGULARISERS)
+def test_a_penalty_is_above_zero_after_the_first_task(
+    method: str, build: Build, tasks: list[Task]
+) -> None:
+    learner = build(method)
+    assert "penalty" not in learn(learner, tasks[0])
+    assert learn(learner, tasks[1])["penalty"] > 0
+
+
+@pytest.mark.parametrize("method", REGULARISERS)
+def test_without_strength_a_regulariser_is_fine_tuning(
+    method: str, build: Build, tasks: list[Task]
+) -> None:
+    learners = build(method, strength=0), build("finetune")
+    for learner, task in itertools.product(learners, tasks):
+        learn(learner, task)
+    assert torch.equal(*map(weights, learners))
+
+
+def another(learner: Learner, knob: str) -> Any:
+    """The learner's config with another value of one knob."""
+    config = learner.config
+    annotation = type(config).model_fields[knob].annotation
+    values = get_args(annotation) if get_origin(annotation) is Literal else (0.001, 0.3, 3)
+    for value in values:
+        if value != getattr(config, knob):
+            try:
+                return type(config).model_validate({**config.model_dump(), knob: value})
+            except ValidationError:
+                continue
+    raise AssertionError(f"no other value of {knob}")
+
+
+def learn(learner: Learner, task: Task) -> dict[str, Tensor]:
+    """One task as the frame would go about it; what the last step returned."""
+    learner.begin_task(task)
+    learner.train_mode(True)
+    learner.begin_epoch(task, 0, 1)
+    for x, y in task.train.batches(8, seed=0):
+        out = learner.observe(x, y, task)
+    learner.end_task(task)
+    return out
+
+
+def weights(learner: Learner) -> Tensor:
+    """All of the model's weights, as one row of numbers."""
+    return torch.cat([p.detach().flatten() for p in learner.model.parameters()])
 
 
 @pytest.fixture(scope="session")

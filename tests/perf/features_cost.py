@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from clray import protocols, ray_session, registry
 from clray.events import Progressed, SlotsReady, TrialEnded
-from clray.spec import Component, JobSpec
+from clray.job import JobSpec
+from clray.spec import Component
 from clray.store import Folder
 from clray.streams.features import compute
 from clray.streams.manifest import (

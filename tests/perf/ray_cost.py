@@ -21,9 +21,14 @@ import ray
 
 from clray import protocols, sweep
 from clray.events import Event, SlotsReady, TrialEnded, TrialStarted, ignore
+from clray.job import JobSpec
 from clray.parsing import parse
+from clray.plan import Candidate, Plan
+from clray.protocols.boards import boards_of
+from clray.protocols.choosing import static_plan
+from clray.protocols.views import views_of
 from clray.ray_train import Slots
-from clray.spec import JobSpec, Resources, Storing
+from clray.spec import Resources, Storing
 from clray.store import trial_folder
 
 EMPTY = 100
@@ -42,10 +47,16 @@ def job(name: str, trials: int, **changes: Any) -> JobSpec:
     return protocols.plan(parse(JobSpec, plain, name))
 
 
-def own_seconds(results: str, candidates: list[sweep.Candidate]) -> list[float]:
+def plan_of(job: JobSpec) -> Plan:
+    [board] = boards_of(job)
+    return static_plan(board, board.contenders[0], views_of(board)[0])
+
+
+def own_seconds(results: str, candidates: list[Candidate]) -> list[float]:
     """The time that each trial spent inside its worker."""
-    folders = [trial_folder(results, c.spec.key) for c in candidates]
-    return [sum(folder.read_json("timing.json").values()) for folder in folders]
+    folders = [trial_folder(results, c.runs[0].key) for c in candidates]
+    timings = [folder.read_json("timing.json") for folder in folders]
+    return [sum(timing[part] for part in ("train", "eval", "store")) for timing in timings]
 
 
 def main() -> None:
@@ -66,10 +77,10 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as results:
         empty = job("empty", EMPTY)
-        [plan] = protocols.plans_of(empty).values()
+        plan = plan_of(empty)
         start = time.perf_counter()
         with Slots(Resources(slots=1), results, Storing(), watch) as slots:
-            candidates = sweep.search(plan, results, lambda: slots, watch)
+            candidates, _ = sweep.search(plan, results, lambda: slots, watch)
             own = own_seconds(results, candidates)
         gaps = [b - a for a, b in itertools.pairwise(started)]
         print(f"start of Ray and one slot: {ready[0]:.1f} s")
@@ -87,14 +98,14 @@ def main() -> None:
             model={"name": "mlp", "hidden": [400, 400]},
             protocol={"epochs": 40, "batch_size": 16},
         )
-        [plan] = protocols.plans_of(work).values()
+        plan = plan_of(work)
         ready.clear()
         start = time.perf_counter()
         with Slots(Resources(slots=2), results, Storing(), watch) as slots:
             while ray.get(slots.dispatcher.num_ready.remote()) < 2:
                 time.sleep(0.05)
             running = time.perf_counter()
-            candidates = sweep.search(plan, results, lambda: slots, ignore)
+            candidates, _ = sweep.search(plan, results, lambda: slots, ignore)
             wall = time.perf_counter() - running
             own = own_seconds(results, candidates)
         whole = time.perf_counter() - start

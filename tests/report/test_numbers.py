@@ -73,3 +73,26 @@ def test_limits_of_memory() -> None:
 def test_some_of_many() -> None:
     assert numbers.evenly(3, 20) == [0, 1, 2]
     assert numbers.evenly(100, 4) == [0, 33, 66, 99]
+
+
+def test_measures_in_their_own_unit() -> None:
+    assert numbers.measure("bytes", 358_400) == "358 kB"
+    assert numbers.measure("growth", 0.25) == "0.250"
+    assert numbers.measured("steps", 12_000, 0.0) == "12.0 k"
+    assert numbers.measured("steps", 12_000, 1500) == "12.0 k ± 1.50 k"
+    assert numbers.measured("forgetting", 0.1, 0.0) == "0.100 ± 0.000"
+    assert numbers.measured("bytes", None, None) == "-"
+
+
+def test_trajectories() -> None:
+    points = [{"optimizer.lr": lr, "method.on": True} for lr in (0.1, 0.1, 0.03, 0.01, 0.003)]
+    points[0]["method.late"] = 2
+    shown = numbers.trajectory(points).replace("\u00a0", " ")
+    assert shown == "lr 0.1 → 0.1 → 0.03 → … → 0.003, on true, late 2 → - → - → … → -"
+    assert numbers.trajectory(points[:1]) == numbers.knobs(points[0])
+
+
+def test_spans() -> None:
+    assert numbers.span([16, 12, 16]) == "12 to 16"
+    assert numbers.span([1000, 1000.1]) == "1.00 k"
+    assert numbers.span([1.0, 70.0], numbers.duration) == "1.00 s to 1 min 10 s"

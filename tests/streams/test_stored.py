@@ -12,8 +12,9 @@ import pytest
 
 from clray import protocols, registry, trial
 from clray.errors import BadData, BadResources, BadSpec
+from clray.job import JobSpec
 from clray.parsing import parse
-from clray.spec import PIN, JobSpec, Reading, Resources, TrialSpec
+from clray.spec import PIN, Reading, Resources, TrialSpec
 from clray.store import Folder
 from clray.streams.manifest import Manifest
 

@@ -1,0 +1,1 @@
+"""Who else may be told of a job's trials and results: one file for each."""
