@@ -49,18 +49,17 @@ def find(spec: TrialSpec, folder: Folder, device: torch.device) -> bytes | None:
 
     Only a trial that says how many tasks it learns (``until``) has such a beginning.
     """
-    if folder.has(NAME):
-        content = folder.read(NAME)
+    content = folder.find(NAME)
+    if content is not None:
         head = json.loads(content.partition(b"\n")[0])
         if _whose(spec.key, device).items() <= head.items():
             return content
     for until in range((spec.until or 1) - 1, 0, -1):
         key = spec.first(until).key
         beside = folder.beside(key)
-        if beside.has(NAME):
-            content = beside.read(NAME)
-            if content.startswith(_head(key, device, until, 0)):
-                return content
+        content = beside.find(NAME)
+        if content is not None and content.startswith(_head(key, device, until, 0)):
+            return content
     return None
 
 

@@ -4,12 +4,14 @@
 
     ClrayError                  exit code 1
     ├── RunFailed               a trial, a slot or a job did not end as it should
-    │   └── Leak                a trial touched data that its selection protocol forbids
+    │   ├── Leak                a trial touched data that its selection protocol forbids
+    │   └── StorageFailed       results cannot be written or read any more; an OSError too
     └── BadInput                exit code 2: nothing was started, nothing was written
         ├── BadSpec             a field of a spec, a job, a search space or an override
         ├── UnknownName         no method, benchmark, model, space, job or dataset of that name
         ├── BadData             a dataset, file or folder that is missing, damaged or out of reach
-        └── BadResources        a request that this machine or cluster can never satisfy
+        ├── BadResources        a request that this machine or cluster can never satisfy
+        └── Unreachable         a cluster that does not answer
 """
 
 from __future__ import annotations
@@ -42,6 +44,26 @@ class Leak(RunFailed):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (Leak, (self.protocol, self.what))
+
+
+class StorageFailed(RunFailed, OSError):
+    """Files cannot be written or read: a full disk, a refused bucket, an expired token, no answer.
+
+    An OSError as well, for those who can do without the file.
+
+    Args:
+        where: the file or folder.
+        happened: what, in a person's words.
+        advice: what to do about it.
+    """
+
+    def __init__(self, where: str, happened: str, advice: str) -> None:
+        kept = "what is stored stays as it is, and the same command goes on from there"
+        super().__init__(f"{where}: {happened}; {advice} ({kept})")
+        self.where, self.happened, self.advice = where, happened, advice
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (StorageFailed, (self.where, self.happened, self.advice))
 
 
 class BadInput(ClrayError):
@@ -84,6 +106,10 @@ class BadData(BadInput):
 
 class BadResources(BadInput):
     """The machine or cluster can never provide what was asked for."""
+
+
+class Unreachable(BadInput):
+    """A cluster that does not answer."""
 
 
 def nearest_name(given: str, names: Iterable[str]) -> str:

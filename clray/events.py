@@ -51,10 +51,24 @@ class SlotsReady:
 
 
 @dataclass(frozen=True)
+class SlotsChanged:
+    """On a cluster slots follow the machines: so many are ready, are starting, or wait for
+    machines that are not there (yet), of the most that the job asks for."""
+
+    ready: int
+    starting: int
+    waiting: int
+    most: int
+
+
+@dataclass(frozen=True)
 class TrialStarted:
-    """A trial was handed to the slots. ``label`` is the job's entry; ``number`` counts from 0 in
-    its stage, over all tasks where hyperparameters are chosen anew for each. A trial has one run
-    for each rung, seed and order. ``tasks`` is how many tasks each run learns."""
+    """A slot has taken a trial.
+
+    ``label`` is the job's entry; ``number`` counts from 0 in its stage, over all tasks where
+    hyperparameters are chosen anew for each. A trial has one run for each rung, seed and order.
+    ``tasks`` is how many tasks each run learns.
+    """
 
     label: str
     stage: Stage
@@ -62,6 +76,24 @@ class TrialStarted:
     values: dict[str, Any] = field(default_factory=dict)
     runs: int = 1
     tasks: int | None = None
+
+
+@dataclass(frozen=True)
+class TrialWaits:
+    """The slot of a running trial was lost: it waits for another one, to go on where it was."""
+
+    label: str
+    stage: Stage
+    number: int
+
+
+@dataclass(frozen=True)
+class TrialResumed:
+    """Another slot has taken a trial that waited."""
+
+    label: str
+    stage: Stage
+    number: int
 
 
 @dataclass(frozen=True)
@@ -129,7 +161,10 @@ Event = (
     | BoardEnded
     | SlotsStarting
     | SlotsReady
+    | SlotsChanged
     | TrialStarted
+    | TrialWaits
+    | TrialResumed
     | TaskEnded
     | TrialEnded
     | Warned

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from clray.addresses import refusal, shown
 from clray.objective import Constraint, Objective
 from clray.parsing import refused
 from clray.selection import AnySelection, EndOfTraining, named
@@ -248,6 +249,8 @@ class JobSpec(Spec):
     """What is kept of each trial."""
     loggers: Annotated[tuple[Component, ...], BeforeValidator(_each)] = ()
     """Who else is told of trials and results: tensorboard, mlflow, wandb."""
+    results: str | None = None
+    """Where results lie: a folder, s3://… or gs://…; by default $CLRAY_RESULTS, or results here."""
 
     @model_validator(mode="before")
     @classmethod
@@ -275,4 +278,6 @@ class JobSpec(Spec):
         if (twice := _twice(titles)) is not None:
             accepted = "protocols that differ in name or label (label: … renames one)"
             raise refused("protocol.selection", twice, accepted)
+        if self.results is not None and (wanted := refusal(self.results)) is not None:
+            raise refused("results", shown(self.results), wanted)
         return self

@@ -3,10 +3,10 @@
 A job's folder is its memory: the same command goes on where it stopped. A job that would come to
 other results is not the same one, and is refused under that name.
 
-What cannot change a result is passed over: the job's name, ``store``, ``loggers``, where a stored
-stream lies (its content counts), and ``resources``. ``resources.slots`` alone counts where the
-search is deterministic: trial n is then proposed from the results of the trials up to n minus the
-slots.
+What cannot change a result is passed over: the job's name, ``results``, ``store``, ``loggers``,
+where a stored stream lies (its content counts), and ``resources``. ``resources.slots`` alone
+counts where the search is deterministic: trial n is then proposed from the results of the trials up
+to n minus the slots.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from clray.spec import PIN
 from clray.store import Folder, job_folder
 
 FILE = "job.yaml"
-PASSED_OVER = ("name", "store", "loggers", "resources")
+PASSED_OVER = ("name", "results", "store", "loggers", "resources")
 MOST_LINES = 12
 """Changes that are shown."""
 MOST_CHARACTERS = 40

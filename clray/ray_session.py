@@ -4,6 +4,7 @@ afterwards."""
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -28,10 +29,17 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402
+import yaml  # noqa: E402
 
+from clray.capacity import NodeType, slots_on  # noqa: E402
 from clray.errors import BadInput  # noqa: E402
+from clray.spec import Resources  # noqa: E402
 
 _TEMP_PREFIX = "clray-ray-"
+_LOCK = "alive"
+_held: dict[Path, int] = {}
+AUTOSCALER_SECONDS = 8.0
+"""What an autoscaler may add is known so long after its cluster has started."""
 
 
 def is_own() -> bool:
@@ -45,6 +53,7 @@ def start() -> Path:
     # Short, since it holds sockets, whose paths may have 107 characters; with our process
     # number, so that what a killed clray left behind is known as such.
     temp = Path(tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}-"))
+    _hold(temp)
     try:
         if is_own():
             ray.init(
@@ -56,6 +65,8 @@ def start() -> Path:
                 _temp_dir=str(temp),
             )
         else:
+            # What was granted to a slot may be gone when it starts: it then waits anew.
+            os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
             ray.init(log_to_driver=False, logging_level="ERROR")
     except BaseException:
         stop(temp)
@@ -63,11 +74,74 @@ def start() -> Path:
     return temp
 
 
+def machines(resources: Resources) -> list[NodeType]:
+    """The machines of the cluster: those that are there, and those that its autoscaler may add.
+
+    Where no slot would fit, the autoscaler is given a few seconds to say what it may do: it starts
+    with the cluster.
+    """
+    deadline = time.monotonic() + AUTOSCALER_SECONDS
+    while True:
+        there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        found = [NodeType("there", have, 1) for have in there]
+        for kind in _allowed():
+            same = sum(_is_like(have, kind.resources) for have in there)
+            if not kind.resources:  # any but the head may be one of these
+                same = len(there) - 1
+            found.append(NodeType(kind.name, kind.resources, max(0, kind.most - same)))
+        if slots_on(resources, found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.5)
+
+
+def _allowed() -> list[NodeType]:
+    """What the autoscaler may bring: as it tells Ray, else as its file says, where it runs on this
+    machine. Kubernetes tells nobody."""
+    told = ray._private.state.state.get_cluster_config()
+    if told is not None and told.node_group_configs:
+        groups = told.node_group_configs
+        return [NodeType(g.name, dict(g.resources), _most(g.max_count)) for g in groups]
+    if "RAY_CLUSTER_NAME" in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
+        return [NodeType("Kubernetes", {}, 1)]
+    path = _autoscaler_file()
+    if path is None:
+        return []
+    config = yaml.safe_load(path.read_text())
+    most = config.get("max_workers", 0)
+    return [
+        NodeType(name, kind.get("resources") or {}, min(most, kind.get("max_workers", most)))
+        for name, kind in config.get("available_node_types", {}).items()
+    ]
+
+
+def _most(count: int) -> int:
+    return count if count >= 0 else 1_000_000  # no limit
+
+
+def _is_like(have: dict[str, float], kind: dict[str, float]) -> bool:
+    return all(have.get(name, 0.0) == kind.get(name, 0.0) for name in ("CPU", "GPU"))
+
+
+def _autoscaler_file() -> Path | None:
+    """The file that the cluster's autoscaler was started with, if its process is seen here."""
+    address = ray.get_runtime_context().gcs_address
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().decode(errors="replace").split("\0")
+            options = dict(word.partition("=")[::2] for word in words)
+            given = Path(options.get("--autoscaling-config") or "/").expanduser()
+            if options.get("--gcs-address") == address and given.is_file():
+                return given
+    return None
+
+
 def stop(temp: Path) -> None:
     """Leave Ray, and remove what it wrote to its temporary folder."""
     if ray.is_initialized():
         ray.shutdown()
     _remove(temp)
+    if (lock := _held.pop(temp, None)) is not None:
+        os.close(lock)
 
 
 @contextlib.contextmanager
@@ -110,12 +184,23 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def _hold(temp: Path) -> None:
+    """Show that we are alive. A process number would not do: in another container, or another
+    namespace of process numbers, that shares the folder, nobody has it."""
+    _held[temp] = os.open(temp / _LOCK, os.O_CREAT | os.O_RDWR)
+    fcntl.flock(_held[temp], fcntl.LOCK_EX)
+
+
 def _remove_abandoned() -> None:
     """Remove the temporary folders of clray processes that were killed."""
     for path in Path(tempfile.gettempdir()).glob(f"{_TEMP_PREFIX}*"):
-        pid = path.name.removeprefix(_TEMP_PREFIX).partition("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # no lock yet, or somebody else's folder
+            lock = os.open(path / _LOCK, os.O_RDWR)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def _remove(folder: Path) -> None:
@@ -125,13 +210,3 @@ def _remove(folder: Path) -> None:
         if not folder.exists():
             return
         time.sleep(0.1)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -1,9 +1,11 @@
 """Slots: long-lived Ray Train worker groups that run one trial after another.
 
 A slot is one Ray Train run. Its workers ask the dispatcher (one actor for all slots) for a trial,
-run it with ``clray.trial.run``, hand its records back and ask for the next. When a worker dies, Ray
-Train starts the group anew, the dispatcher repeats what the slot was at, and the trial goes on from
-its stored checkpoint: whoever waits for the trial notices nothing.
+run it with ``clray.trial.run``, hand its records back and ask for the next. On a Ray of our own
+there are as many slots as fit, and when a worker dies, Ray Train starts the group anew, the
+dispatcher repeats what the slot was at, and the trial goes on from its stored checkpoint. On a
+cluster slots follow the machines (``clray.keeper``), and a trial whose slot is lost goes on in
+another. Whoever waits for the trial notices nothing.
 """
 
 from __future__ import annotations
@@ -12,26 +14,44 @@ import contextlib
 import itertools
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 from clray import ray_session, trial
+from clray.capacity import NodeType, refuse_impossible, slots_on
 from clray.dispatcher import Dispatcher
-from clray.distributed import Distributed
-from clray.errors import BadInput, BadResources, Leak, RunFailed
-from clray.events import SlotsReady, SlotsStarting, TrialEnded, TrialStarted, Warned, Watch
-from clray.outcome import Interrupted, Outcome
+from clray.errors import RunFailed
+from clray.events import (
+    SlotsReady,
+    SlotsStarting,
+    TrialEnded,
+    TrialStarted,
+    Warned,
+    Watch,
+)
+from clray.keeper import Keeper, bundles
+from clray.outcome import Outcome
+from clray.seen import Seen
+from clray.slot_worker import SlotWorker
 from clray.spec import Resources, Storing, TrialSpec
-from clray.store import trial_folder
+from clray.store import Folder, trial_folder
 from clray.work import Work, in_turn
 
 # isort: split
 import ray  # after ray_session has set what it reads
 import ray.train
 import ray.train.torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+Heard = Callable[[int, str], None]
+"""Is told a trial's number and that a slot has "taken" it, or that it is "waiting" again."""
+
+GRACE = 60.0
+"""The loss of a machine is known so many seconds after that of its workers, at the latest."""
+LEAVING = 60.0
+"""Seconds that slots are given to end."""
 
 
 class Slots:
@@ -41,16 +61,20 @@ class Slots:
         resources: what each slot holds, and how many there are at most.
         results: where trials are stored.
         storing: what is kept of each.
-        watch: is told when slots start and are ready.
+        watch: is told when slots start and are ready, from another thread too.
 
     Raises:
-        BadResources: not even one slot fits.
+        BadResources: not even one slot fits, or ever can.
         RunFailed: no slot could be started.
     """
 
     def __init__(self, resources: Resources, results: str, storing: Storing, watch: Watch) -> None:
-        self.resources, self.results, self.storing, self.watch = resources, results, storing, watch
+        self.resources, self.storing, self.watch = resources, storing, watch
+        self.results = Folder(results).uri  # workers stand in other folders
         self.threads: list[threading.Thread] = []
+        self.keeper: Keeper | None = None
+        self.heard: dict[str, Heard] = {}
+        self.sign: str | None = None
         self.temp: Path | None = None
 
     def __enter__(self) -> Self:
@@ -60,87 +84,150 @@ class Slots:
         start = time.monotonic()
         try:
             self.temp = ray_session.start()
-            self.count = _how_many(self.resources, ray.cluster_resources())
-            if self.count < self.resources.slots:
-                text = f"{self.count} of {self.resources.slots} slots fit; proposals stay the same"
-                self.watch(Warned(text))
-            self._start_slots()
+            self.node = ray.get_runtime_context().get_node_id()
+            if ray_session.is_own():
+                self._start_fixed()
+                self.watch(SlotsReady(time.monotonic() - start))
+            else:
+                self._start_following()
         except BaseException:
             self.__exit__()
             raise
-        self.watch(SlotsReady(time.monotonic() - start))
         return self
 
     def __exit__(self, *exception: object) -> None:
         # A second Ctrl-C while cleaning up would leave processes behind.
         with ray_session.uninterrupted():
+            if self.keeper is not None:
+                self.keeper.stop()
+                self.threads += self.keeper.threads()
             if ray.is_initialized() and self.threads:
                 self.dispatcher.close.remote()
+                deadline = time.monotonic() + LEAVING
                 for thread in self.threads:  # one that outlives Ray would abort the process
-                    thread.join(timeout=60)
+                    thread.join(timeout=max(0.0, deadline - time.monotonic()))
+            if self.sign is not None:
+                Folder(self.results).delete(self.sign)
             if self.temp is not None:
                 ray_session.stop(self.temp)
 
-    def _start_slots(self) -> None:
-        """Start the first slot, and the others once it is ready: each start keeps a CPU busy for
-        ten seconds, and the first trials need not wait for all of them."""
-        actor = ray.remote(num_cpus=0, max_concurrency=10_000)(Dispatcher)
-        self.dispatcher = actor.remote(self.count)
-        for slot in range(self.count):
-            thread = threading.Thread(target=self._fit, args=(slot,), daemon=True)
-            thread.start()
-            self.threads.append(thread)
-            if slot == 0:
-                failure = ray.get(self.dispatcher.wait_ready.remote())
-                if failure is not None:
-                    raise RunFailed(f"no slot could be started: {failure}")
+    def here(self) -> dict[str, Any]:
+        """What a placement group on a cluster takes to stay on this machine."""
+        chosen = {"bundle_label_selector": [{"ray.io/node-id": self.node}]}
+        return {} if ray_session.is_own() else chosen
 
-    def _fit(self, slot: int) -> None:
-        per_worker = {"CPU": self.resources.cpus_per_worker}
-        if self.resources.gpus_per_worker:
-            per_worker["GPU"] = self.resources.gpus_per_worker
+    def _start_fixed(self) -> None:
+        """As many slots as fit. The first one, and the others once it is ready: each start keeps
+        a CPU busy for ten seconds, and the first trials need not wait for all of them."""
+        self.count = slots_on(self.resources, [NodeType("this", ray.cluster_resources(), 1)])
+        if self.count < self.resources.slots:
+            text = f"{self.count} of {self.resources.slots} slots fit; proposals stay the same"
+            self.watch(Warned(text))
+        self._dispatch(self.count, grace=0.0)
+        for slot in range(self.count):
+            self._thread(self._keep_fitting, slot)
+            if slot == 0:
+                broken = ray.get(self.dispatcher.wait_ready.remote())
+                if broken is not None:
+                    if "fatal" in broken:
+                        raise broken["fatal"]
+                    raise RunFailed(f"no slot could be started: {broken['error']}")
+
+    def _start_following(self) -> None:
+        """Slots that follow the cluster: started when trials are queued."""
+        refuse_impossible(self.resources, ray_session.machines(self.resources))
+        self.count = self.resources.slots
+        folder = Folder(self.results)
+        if folder.is_local:
+            self.sign = f".seen-by-all-{uuid.uuid4().hex}"
+            folder.write(self.sign, b"")
+        self._dispatch(0, GRACE)
+        self.keeper = Keeper(self.dispatcher, self.resources, self._fit, self.watch)
+        self.keeper.start()
+
+    def _dispatch(self, slots: int, grace: float) -> None:
+        """Start the dispatcher on this machine, which the job does not outlive anyway."""
+        here = NodeAffinitySchedulingStrategy(self.node, soft=False)
+        actor = ray.remote(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)(Dispatcher)
+        self.dispatcher = actor.remote(slots, grace)
+        self._thread(self._listen)
+
+    def _thread(self, target: Callable[..., None], *arguments: Any) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def _listen(self) -> None:
+        """Pass on what becomes of trials."""
+        count = 0
+        with contextlib.suppress(ray.exceptions.RayError):
+            while (news := ray.get(self.dispatcher.news.remote(count))) is not None:
+                count += len(news)
+                for group, number, what in news:
+                    if group in self.heard:
+                        self.heard[group](number, what)
+
+    def _keep_fitting(self, slot: int) -> None:
+        error = self._fit(slot, most=-1)
+        self.dispatcher.lose.remote(slot, error or "its Ray Train run ended")
+
+    def _fit(self, slot: int, most: int = 0) -> str:
+        """Run a slot until it ends; what went wrong, or ""."""
+        holds = bundles(self.resources)
+        # One worker has nobody to talk to, and on the CPU they talk through gloo.
+        talks = self.resources.gpus_per_worker and len(holds) > 1 and self.resources.device != "cpu"
         trainer = ray.train.torch.TorchTrainer(
             work,
             train_loop_config={
                 "slot": slot,
                 "dispatcher": self.dispatcher,
                 "results": self.results,
+                "sign": None if self.sign is None else (self.node, self.sign),
                 "storing": self.storing.model_dump(),
                 "resources": self.resources.model_dump(),
-                "threads": max(1, int(self.resources.cpus_per_worker)),
-                "gpu_share": self.resources.gpus_per_worker,
             },
+            torch_config=ray.train.torch.TorchConfig(backend=None if talks else "gloo"),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=self.resources.workers,
+                num_workers=len(holds),
                 use_gpu=self.resources.gpus_per_worker > 0,
-                resources_per_worker=per_worker,
+                resources_per_worker=holds[0],
             ),
             run_config=ray.train.RunConfig(
                 name=f"slot-{slot}",
                 storage_path=str(self.temp),
-                failure_config=ray.train.FailureConfig(max_failures=-1),
+                failure_config=ray.train.FailureConfig(
+                    max_failures=most, controller_failure_limit=most
+                ),
             ),
         )
-        error = "its Ray Train run ended"
         try:
             trainer.fit()
         except Exception as raised:
-            error = f"{type(raised).__name__}: {raised}".splitlines()[0]
-        self.dispatcher.lose.remote(slot, error)
+            failures = getattr(raised, "worker_failures", None)
+            cause = next(iter(failures.values())) if failures else raised
+            cause = getattr(cause, "controller_failure", cause)
+            return f"{type(cause).__name__}: {cause}".splitlines()[0]
+        return ""
 
     def run(
-        self, take: Callable[[], Work | None], on_record: Callable[[int, dict[str, Any]], None]
+        self,
+        take: Callable[[], Work | None],
+        on_record: Callable[[int, dict[str, Any]], None],
+        heard: Heard | None = None,
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Run trials, as many at once as there are slots.
 
         Args:
             take: gives the next trial, or None; asked again whenever one has ended.
             on_record: is told (index, record) as tasks are learned; trials count from 0.
+            heard: is told, from another thread, which trials slots are at.
 
         Yields:
             (index, outcome), as trials end.
         """
         group = f"direct-{time.monotonic_ns()}"
+        if heard is not None:
+            self.heard[group] = heard
         waiting: dict[Any, tuple[int, int]] = {}
         numbers = itertools.count()
 
@@ -171,84 +258,16 @@ def work(config: dict[str, Any]) -> None:
     """What each worker of a slot does until the dispatcher is closed."""
     import torch
 
-    torch.set_num_threads(config["threads"])
-    device = ray.train.torch.get_device()
-    if device.type == "cuda" and config["gpu_share"] < 1:
-        torch.cuda.set_per_process_memory_fraction(config["gpu_share"], device)
+    resources = Resources(**config["resources"])
+    torch.set_num_threads(max(1, int(resources.cpus_per_worker)))
+    device = torch.device("cpu")
+    if resources.gpus_per_worker and resources.device == "auto" and torch.cuda.is_available():
+        device = ray.train.torch.get_device()
+        if resources.gpus_per_worker < 1:
+            torch.cuda.set_per_process_memory_fraction(resources.gpus_per_worker, device)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    slot, dispatcher, count = config["slot"], config["dispatcher"], 0
-    group = Distributed().broadcast(uuid.uuid4().hex)
-    storing = Storing(**config["storing"])
-    resources = Resources(**config["resources"])
-    closed = threading.Event()
-
-    def watch_for_close() -> None:
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(dispatcher.wait_closed.remote())
-        closed.set()
-
-    threading.Thread(target=watch_for_close, daemon=True).start()
-
-    while True:
-        order = ray.get(dispatcher.take.remote(slot, rank, group, count))
-        if order is None:
-            return
-        count, plain = order
-        work = Work.model_validate(plain)
-        ended: dict[str, Any] = {}
-        failed: Exception | None = None
-        for index, spec in enumerate(work.runs):
-
-            def report(record: dict[str, Any], run: int = index, work: Work = work) -> bool:
-                wait = work.waits == "task"
-                go_on: bool = ray.get(dispatcher.record.remote(slot, run, record, wait))
-                return go_on
-
-            folder = trial_folder(config["results"], spec.key)
-            try:
-                outcome = trial.run(
-                    spec,
-                    folder,
-                    report,
-                    storing,
-                    device,
-                    closed.is_set,
-                    resources,
-                    work.permission,
-                    work.keep,
-                )
-            except Interrupted:
-                if world > 1:
-                    raise  # the others may wait for this one in a collective call
-                return
-            except Exception as error:
-                failed = error
-                folder.write("error.txt", traceback.format_exc().encode())
-                ended = _as_failed(error)
-                break
-            ended = {"state": outcome.state, "metrics": outcome.metrics, "error": outcome.error}
-            if outcome.state != "completed" or index == len(work.runs) - 1:
-                break
-            told = True
-            if rank == 0:
-                wait = work.waits == "epoch"
-                told = ray.get(dispatcher.ran.remote(slot, index, ended, wait))
-            if not Distributed().broadcast(told) or work.is_hopeless(index, outcome.metrics):
-                ended["state"] = "stopped"
-                break
-        if rank == 0 or failed is not None:
-            ray.get(dispatcher.end.remote(slot, ended))
-        if failed is not None and world > 1:
-            raise failed  # the same: only a new group can go on
-
-
-def _as_failed(error: Exception) -> dict[str, Any]:
-    """How a run ended that raised; what no other run would do better with is ``fatal``."""
-    fatal = isinstance(error, BadInput | Leak)
-    text = str(error) if fatal else f"{type(error).__name__}: {error}"
-    ended: dict[str, Any] = {"state": "failed", "metrics": {}, "error": text}
-    return {**ended, "fatal": error} if fatal else ended
+    SlotWorker(config, rank, world, device).serve()
 
 
 def run_trial(
@@ -271,13 +290,16 @@ def run_trial(
         return trial.summary(spec, folder, known, stored=True)
     one = resources.model_copy(update={"slots": 1})
     with Slots(one, results, storing, watch) as slots:
-        watch(TrialStarted(label, "test", 0))
         report = trial.watching(spec, watch)
+        seen = Seen(watch)
+        seen.know(0, TrialStarted(label, "test", 0))
 
-        def on_record(_: int, record: dict[str, Any]) -> None:
+        def on_record(number: int, record: dict[str, Any]) -> None:
+            seen.start(number)
             report(record)
 
-        [(_, ended)] = slots.run(in_turn([Work.of(spec)]), on_record)
+        [(_, ended)] = slots.run(in_turn([Work.of(spec)]), on_record, seen.hear)
+        seen.end(0)
     if "fatal" in ended:
         raise ended["fatal"]
     watch(TrialEnded(label, "test", 0, ended["state"], None, error=ended["error"]))
@@ -294,23 +316,4 @@ def check_here(resources: Resources) -> None:
     import torch
 
     have = {"CPU": float(ray_session.num_cpus()), "GPU": float(torch.cuda.device_count())}
-    _how_many(resources, have)
-
-
-def _how_many(resources: Resources, have: dict[str, float]) -> int:
-    """How many slots fit, at most those asked for.
-
-    Raises:
-        BadResources: none.
-    """
-    fits = float(resources.slots)
-    for name, field_name in (("CPU", "cpus_per_worker"), ("GPU", "gpus_per_worker")):
-        need = resources.workers * getattr(resources, field_name)
-        if need > have.get(name, 0.0):
-            where = f"resources: workers x {field_name}"
-            raise BadResources(
-                where, need, f"at most {have.get(name, 0.0):g} {name}s, all there are"
-            )
-        if need:
-            fits = min(fits, have[name] // need)
-    return int(fits)
+    refuse_impossible(resources, [NodeType("this machine", have, 1)])

@@ -20,6 +20,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    field_validator,
     model_validator,
 )
 
@@ -207,18 +208,32 @@ class Resources(Spec):
     """What a slot holds for as long as the job runs."""
 
     slots: int = Field(2, ge=1)
-    """Trials at once. Fewer run where the machine holds fewer; the proposals stay the same."""
+    """Trials at once, at most: on a cluster slots come and go with the machines, on one machine
+    there are as many as it holds. The proposals stay the same."""
     workers: int = Field(1, ge=1)
     """Workers that share each trial, every one with its part of each batch."""
     cpus_per_worker: float = Field(1, gt=0)
     """CPUs of each worker, and its threads."""
     gpus_per_worker: float = Field(0, ge=0)
-    """GPUs of each worker; below 1, trials share one."""
+    """GPUs of each worker, a whole number; below 1, trials share one: 0.25 packs four on each."""
+    device: Literal["auto", "cpu"] = "auto"
+    """Where workers learn: on the GPU that they hold, if any, or on the CPU whatever they hold, to
+    rehearse without GPUs."""
+    idle_seconds: float = Field(60, ge=0)
+    """On a cluster: a slot that has had nothing to do for so long is closed, and its machines may
+    go; it is started again when it has."""
     reading: Reading = "auto"
     """How a stored stream is read: whole on the device, whole in the memory that the workers of a
     machine share, streamed, or (auto) the first of these that it fits. Results are the same."""
     memory: ByteSize = ByteSize(2 << 30)
     """The most that each worker keeps of a stored stream, such as 2 GiB."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("a whole number, or a share of one below 1")
+        return value
 
 
 class Storing(Spec):

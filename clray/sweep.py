@@ -19,6 +19,7 @@ from clray.events import TaskEnded, TrialStarted, Watch
 from clray.plan import Candidate, Plan, ended, rungs
 from clray.ray_train import Slots
 from clray.searcher import TuneSearcher
+from clray.seen import Seen
 from clray.study import Result, Study
 from clray.work import Work
 
@@ -142,29 +143,30 @@ def _directly(
     """Run what is left of a search that is one of many: Tune takes seconds to start each."""
     proposed: list[tuple[int, dict[str, Any]]] = []
     running: set[int] = set()
-    started: set[int] = set()
+    seen = Seen(watch)
 
     def take() -> Work | None:
         if not leftover and (len(running) >= slots.count or not study.may_propose()):
             return None
         number, values = leftover.pop(0) if leftover else study.propose()
+        told = (plan.label, plan.stage, plan.offset + number)
+        seen.know(len(proposed), TrialStarted(*told, values, 1, plan.num_tasks))
         proposed.append((number, values))
         running.add(number)
         return trials.work(number, values)
 
     def on_record(index: int, record: dict[str, Any]) -> None:
-        number, values = proposed[index]
+        number, _ = proposed[index]
         told = (plan.label, plan.stage, plan.offset + number)
-        if number not in started:
-            started.add(number)
-            watch(TrialStarted(*told, values, 1, plan.num_tasks))
+        seen.start(index)
         accuracy = record.get("metrics", {}).get("average_accuracy")
         if accuracy is not None and record["task"] == plan.at:
             watch(TaskEnded(*told, 0, accuracy, record["run"]))
 
-    for index, last in slots.run(take, on_record):
+    for index, last in slots.run(take, on_record, seen.hear):
         if "fatal" in last:
             raise last["fatal"]
+        seen.end(index)
         number, values = proposed[index]
         running.discard(number)
         candidate = trials.end(number, values, last)
@@ -184,34 +186,51 @@ def _tune(
     """Let Ray Tune run what is left."""
     remaining = study.trials - len(trials.ended)
     proposed: dict[int, dict[str, Any]] = {}
+    seen = Seen(watch)
+    group = f"{plan.label}-{time.monotonic_ns()}"
+    slots.heard[group] = seen.hear
 
     def config(number: int, values: dict[str, Any]) -> dict[str, Any]:
         proposed[number] = values
         work = trials.work(number, values)
+        told = (plan.label, plan.stage, plan.offset + number)
+        seen.know(number, TrialStarted(*told, values, len(work.keys), plan.num_tasks))
         plain = work.model_dump(mode="json")
         return {"number": number, "values": values, "work": plain, "keys": work.keys}
 
+    # What these raise, Tune would log, and wait for ever.
     def stored(number: int) -> Result | None:
-        candidate = trials.assess(number, proposed[number])
+        try:
+            candidate = trials.assess(number, proposed[number])
+        except ClrayError as error:
+            listener.fatal = listener.fatal or error
+            return None
         return candidate.result if candidate else None
 
     def read(number: int, last: dict[str, Any], lost: bool) -> Result:
-        return trials.end(number, proposed[number], {} if lost else last).result
+        try:
+            if "fatal" in last:  # no other trial would do better
+                raise last["fatal"]
+            return trials.end(number, proposed[number], {} if lost else last).result
+        except ClrayError as error:
+            listener.fatal = listener.fatal or error
+            return Result("failed", {}, ())
 
     searcher = TuneSearcher(study, leftover, slots.count, config, stored, read)
-    listener = _Listener(plan, trials, watch)
+    listener = _Listener(plan, trials, watch, seen)
     early = plan.search.early
     ordered = plan.search.deterministic and early is None
     trainable = tune.with_parameters(
         TuneTrial,
         dispatcher=slots.dispatcher,
-        group=f"{plan.label}-{time.monotonic_ns()}",
+        group=group,
         by=early.by if early else None,
         hosts=min(slots.count, remaining) if ordered else 0,
     )
     # The trial itself only waits. Every node has memory to spare a megabyte of, whereas a share of
-    # a CPU would be missing where slots hold them all.
-    waits = tune.PlacementGroupFactory([{"memory": 1e6}])
+    # a CPU would be missing where slots hold them all. On a cluster it stays on this machine, which
+    # the sweep does not outlive anyway, and where Tune's folder is.
+    waits = tune.PlacementGroupFactory([{"memory": 1e6}], **slots.here())
     with tempfile.TemporaryDirectory(prefix="tune-", dir=slots.temp) as folder:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors reach the listener
         tuner = tune.Tuner(
@@ -227,11 +246,13 @@ def _tune(
                 name="sweep",
                 verbose=0,
                 callbacks=[listener],
+                stop=_Ending(listener),
                 failure_config=tune.FailureConfig(max_failures=3),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
         tuner.fit()
+    slots.heard.pop(group)
     if listener.fatal is not None:
         raise listener.fatal
     missing = study.trials - len(trials.ended)
@@ -289,25 +310,20 @@ class _MedianRule(MedianStoppingRule):  # type: ignore[misc]
 class _Listener(tune.Callback):  # type: ignore[misc]
     """Turns what Tune tells into events and candidates."""
 
-    def __init__(self, plan: Plan, trials: _Trials, watch: Watch) -> None:
-        self.plan, self.trials, self.watch = plan, trials, watch
+    def __init__(self, plan: Plan, trials: _Trials, watch: Watch, seen: Seen) -> None:
+        self.plan, self.trials, self.watch, self.seen = plan, trials, watch, seen
         self.fatal: ClrayError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its callbacks, and nobody loads them."""
         return {}
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        plan, config = self.plan, trial.config
-        number, runs = plan.offset + config["number"], len(config["keys"])
-        tasks = plan.num_tasks
-        self.watch(TrialStarted(plan.label, plan.stage, number, config["values"], runs, tasks))
-
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
         if result["kind"] == "record" and result["average_accuracy"] is not None:
             plan, number = self.plan, self.plan.offset + trial.config["number"]
+            self.seen.start(trial.config["number"])
             task, accuracy = result["task"] - 1, result["average_accuracy"]
             self.watch(TaskEnded(plan.label, plan.stage, number, task, accuracy, result["run"]))
 
@@ -319,6 +335,31 @@ class _Listener(tune.Callback):  # type: ignore[misc]
 
     def _end(self, trial: Any, last: dict[str, Any]) -> None:
         self.fatal = self.fatal or last.get("fatal")
-        candidate = self.trials.end(trial.config["number"], trial.config["values"], last)
-        self.trials.add(candidate)
-        self.watch(ended(self.plan, candidate))
+        if self.fatal is not None:  # then this is no result
+            return
+        try:
+            candidate = self.trials.end(trial.config["number"], trial.config["values"], last)
+            self.seen.end(trial.config["number"])
+            self.trials.add(candidate)
+            self.watch(ended(self.plan, candidate))
+        except ClrayError as error:
+            self.fatal = error
+
+
+class _Ending(tune.Stopper):  # type: ignore[misc]
+    """Ends a search that cannot go on."""
+
+    def __init__(self, listener: _Listener) -> None:
+        self.listener = listener
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: see the listener."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No single trial is stopped."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether all are."""
+        return self.listener.fatal is not None

@@ -31,11 +31,11 @@ def ended(
         BadData: a file of it is damaged.
         Leak: it read something else.
     """
-    result = folder.read_json("result.json") if folder.has("result.json") else None
+    result = folder.find_json("result.json")
     if result is None or result["state"] == "stopped":
         return None
-    timing = folder.read_json("timing.json") if folder.has("timing.json") else {}
-    records = folder.read_lines("records.jsonl") if folder.has("records.jsonl") else []
+    timing = folder.find_json("timing.json") or {}
+    records = folder.find_lines("records.jsonl")
     if spec is not None and permission is not None:
         permission.check_records(spec, records, _is_cumulative(spec))
     return Outcome(result["state"], records, result["metrics"], timing)

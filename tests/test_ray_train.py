@@ -15,8 +15,9 @@ import ray
 
 from clray import registry, trial
 from clray.errors import BadInput, BadResources
-from clray.events import ignore
+from clray.events import Event, Stage, TrialResumed, TrialStarted, TrialWaits, ignore
 from clray.ray_train import Slots, check_here
+from clray.seen import Seen
 from clray.spec import Component, Resources, Storing, TrialSpec
 from clray.store import Folder, trial_folder
 from clray.work import Work, in_turn
@@ -110,6 +111,26 @@ def test_a_killed_worker_goes_on_where_it_was(
     assert Folder(str(tmp_path)).read("records.jsonl") == folder.read("records.jsonl")
 
 
+def test_what_two_threads_hear_of_a_trial_is_told_once_and_in_order() -> None:
+    told: list[Event] = []
+    seen = Seen(told.append)
+    name: tuple[str, Stage, int] = ("er", "search", 7)
+    start, waits, resumed = TrialStarted(*name), TrialWaits(*name), TrialResumed(*name)
+    seen.know(0, start)
+    seen.start(0)  # its first record, before the news that a slot has taken it
+    seen.hear(0, "taken")
+    assert told == [start]
+    seen.hear(0, "waiting")
+    seen.hear(0, "taken")
+    seen.end(0)
+    seen.hear(0, "waiting")
+    seen.hear(0, "taken")
+    assert told == [start, waits, resumed]
+    seen.know(1, start)
+    seen.end(1)
+    assert len(told) == 4  # what has ended was running
+
+
 def test_divergence_and_exceptions_end_the_trial_and_not_the_slot(
     slots: Slots, results: str
 ) -> None:
@@ -130,7 +151,7 @@ def test_divergence_and_exceptions_end_the_trial_and_not_the_slot(
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"gpus_per_worker": 99}, r"workers x gpus_per_worker: got 99.* GPUs"),
+        ({"gpus_per_worker": 99}, r"resources: gpus_per_worker: got 99.* GPUs"),
         ({"workers": 3000}, r"workers x cpus_per_worker: got 3000"),
     ],
 )

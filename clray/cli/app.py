@@ -11,6 +11,8 @@ from clray.cli.data import data
 from clray.cli.listing import list_
 from clray.cli.report import report
 from clray.cli.run import run
+from clray.cli.submit import submit
+from clray.cli.submitted import fetch, logs, status, stop
 from clray.cli.sweep import sweep
 from clray.cli.terminal import Debug
 
@@ -42,6 +44,11 @@ def _global(
 
 app.command("run")(run)
 app.command("sweep")(sweep)
+app.command("submit")(submit)
+app.command("status")(status)
+app.command("logs")(logs)
+app.command("stop")(stop)
+app.command("fetch")(fetch)
 app.command("report")(report)
 app.command("list")(list_)
 app.add_typer(data, name="data")

@@ -15,12 +15,15 @@ from clray.events import (
     BoardStarted,
     Event,
     JobStarted,
+    SlotsChanged,
     SlotsReady,
     SlotsStarting,
     Stage,
     TaskEnded,
     TrialEnded,
+    TrialResumed,
     TrialStarted,
+    TrialWaits,
     Warned,
 )
 from clray.report.numbers import count, fraction, size
@@ -64,10 +67,13 @@ class RunningTrial:
     tasks: int = 1
     learned: dict[int, int] = field(default_factory=dict)
     average_accuracy: float | None = None
+    waits: bool = False
 
     @property
     def progress(self) -> str:
-        """``task 3 of 5``, or over several runs ``7 of 25 tasks``."""
+        """``task 3 of 5``, or over several runs ``7 of 25 tasks``; or that its machine is lost."""
+        if self.waits:
+            return "waits for a slot"
         done = sum(self.learned.values())
         if self.runs > 1:
             return f"{done} of {self.runs * self.tasks} tasks"
@@ -108,6 +114,8 @@ class JobState:
         self.slots_asked = 0
         self.slots_since: float | None = None
         self.slots_took: float | None = None
+        self.slots: SlotsChanged | None = None
+        self.waiting_since = 0.0
         self.warnings: list[str] = []
 
     @property
@@ -164,8 +172,14 @@ class JobState:
                     self.slots_asked, self.slots_since = slots, self.clock()
                 case SlotsReady(seconds):
                     self._slots_ready(seconds)
+                case SlotsChanged():
+                    self._slots_changed(event)
                 case TrialStarted():
                     self._trial_started(event)
+                case TrialWaits(label, stage, number) | TrialResumed(label, stage, number):
+                    if (label, stage, number) in self.running:
+                        waits = isinstance(event, TrialWaits)
+                        self.running[label, stage, number].waits = waits
                 case TaskEnded(label, stage, number):
                     if (label, stage, number) in self.running:
                         trial = self.running[label, stage, number]
@@ -197,6 +211,25 @@ class JobState:
         self.slots_since, self.slots_took = None, seconds
         for trial in self.running.values():  # the wait is not theirs
             trial.started = self.clock()
+
+    def _slots_changed(self, event: SlotsChanged) -> None:
+        if event.waiting and not (self.slots and self.slots.waiting):
+            self.waiting_since = self.clock()
+        self.slots = event
+
+    @property
+    def lacking(self) -> str:
+        """Why fewer slots work than could: ``2 of 8 slots; waiting for machines, 35 s``; or ""."""
+        slots = self.slots
+        if slots is None or not (slots.waiting or slots.starting):
+            return ""
+        words = [f"{slots.ready} of {slots.most} slot" + "s" * (slots.most != 1)]
+        if slots.starting:
+            words.append(f"starting {slots.starting}")
+        if slots.waiting:
+            seconds = int(self.clock() - self.waiting_since)
+            words.append(f"waiting for machines, {seconds} s")
+        return "; ".join(words)
 
     def _trial_started(self, event: TrialStarted) -> None:
         tasks = event.tasks or self.num_tasks

@@ -110,7 +110,9 @@ class LiveTable:
         line.add_column(no_wrap=True, ratio=1)
         line.add_column(no_wrap=True, justify="right")
         name = Text(state.name or "planning", style="bold")
-        if state.slots_since is not None:
+        if state.lacking:
+            name.append(f"  {state.lacking}", style="not bold yellow")
+        elif state.slots_since is not None:
             waited = int(state.clock() - state.slots_since)
             slots = f"{state.slots_asked} slot" + "s" * (state.slots_asked != 1)
             name.append(f"  starting {slots}, {waited} s", style="not bold yellow")

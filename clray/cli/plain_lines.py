@@ -14,9 +14,12 @@ from clray.events import (
     BoardStarted,
     Event,
     JobStarted,
+    SlotsChanged,
     SlotsReady,
     SlotsStarting,
     TrialEnded,
+    TrialResumed,
+    TrialWaits,
     Warned,
 )
 from clray.report.numbers import duration
@@ -61,6 +64,14 @@ class PlainLines:
                 return f"starting {slots} slot" + "s" * (slots != 1)
             case SlotsReady(taken):
                 return f"first slot ready after {duration(taken)}"
+            case SlotsChanged(ready, starting, waiting, most):
+                line = f"{ready} of {most} slot{'s' * (most != 1)} ready"
+                line += f", {starting} starting" if starting else ""
+                return line + (f", {waiting} waiting for machines" if waiting else "")
+            case TrialWaits(label, stage, number):
+                return f"{label} {stage} #{number} waits for another slot: its own was lost"
+            case TrialResumed(label, stage, number):
+                return f"{label} {stage} #{number} goes on in another slot"
             case TrialEnded():
                 return self._trial_ended(event, seconds)
             case Warned(text):

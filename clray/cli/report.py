@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from clray.addresses import below, results_at
 from clray.cli.terminal import Debug, out
 from clray.errors import BadData, BadInput
 
@@ -20,8 +21,9 @@ def report(
         list[str] | None,
         typer.Argument(
             metavar="[RESULTS]...",
-            help="A folder of results, or of one job or trial in it; several jobs are laid side by "
-            "side.",
+            help="A folder of results, or of one job or trial in it, s3:// and gs:// too, also "
+            "while the job runs; several jobs are laid side by side. By default $CLRAY_RESULTS, or "
+            "results here.",
         ),
     ] = None,
     to: Annotated[
@@ -39,7 +41,7 @@ def report(
 
     if to is not None and no_page:
         raise BadInput("--to", to, "either --to or --no-page")
-    given = paths or ["results"]
+    given = paths or [results_at(None)]
     found = [read(path) for path in given]
     if len(found) > 1:
         _side_by_side(out(), given, found, to, no_page)
@@ -68,7 +70,7 @@ def _print_results(console: Console, found: Results, to: str | None, no_page: bo
     for job in found.jobs:
         _print_job(console, job)
         if not no_page:
-            _write(console, job, f"{to.rstrip('/')}/{job.name}" if to else job.path)
+            _write(console, job, below(to, job.name) if to else job.path)
         console.print()
     jobs = f"{len(found.jobs)} job" + "s" * (len(found.jobs) != 1)
     trials = f"{found.num_trials} stored trial" + "s" * (found.num_trials != 1)

@@ -33,7 +33,7 @@ def run(
     test: Annotated[
         bool, typer.Option("--test", help="Grade on test examples, not on validation examples.")
     ] = False,
-    results: Directory = "results",
+    results: Directory = None,
     debug: Debug = False,
 ) -> None:
     """Train one method on one benchmark, once.
@@ -45,6 +45,7 @@ def run(
     overriding = _overriding(method, benchmark, overrides or [], here, test)
 
     from clray import registry, trial
+    from clray.addresses import results_at
     from clray.cli.task_progress import TaskProgress
     from clray.errors import RunFailed
     from clray.events import ignore
@@ -53,8 +54,9 @@ def run(
     from clray.report.reading import Trial
     from clray.report.trial import trial_page
     from clray.spec import Resources, Storing, TrialSpec
-    from clray.store import trial_folder
+    from clray.store import check_writable, trial_folder
 
+    results = results_at(results)
     resources = parse(Resources, overriding.pop("resources", {}), "resources")
     storing = parse(Storing, overriding.pop("store", {}), "store")
     spec = registry.complete(parse(TrialSpec, overriding, "trial"))
@@ -67,6 +69,7 @@ def run(
     if trial.ended(trial_folder(results, spec.key)):  # needs neither Ray nor a progress line
         summary = trial.run_here(spec, results, storing, ignore)
     else:
+        check_writable(results)
         name = f"{spec.method.name} on {benchmark_title(spec.benchmark.model_dump())}"
         with TaskProgress(console, name, num_tasks) as progress:
             if here:

@@ -34,13 +34,19 @@ def sweep(
             show_default=False,
         ),
     ] = None,
-    results: Directory = "results",
+    results: Directory = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and show the plan; start nothing.")
     ] = False,
     anew: Annotated[
         bool,
         typer.Option("--anew", help="Start a changed job beside the stored one, as NAME-2."),
+    ] = False,
+    events: Annotated[
+        bool,
+        typer.Option(
+            "--events", help="Tell events as lines of JSON, and nothing else.", hidden=True
+        ),
     ] = False,
     debug: Debug = False,
 ) -> None:
@@ -52,6 +58,8 @@ def sweep(
     spec = load(job, overrides or [])
 
     from clray import job_changes, protocols
+    from clray.addresses import results_at
+    from clray.cli.event_lines import EventLines
     from clray.cli.live_table import LiveTable
     from clray.cli.plain_lines import PlainLines
     from clray.cli.plan import plan_page
@@ -61,10 +69,13 @@ def sweep(
     from clray.report.leaderboard import leaderboard
     from clray.report.reading import Final, read_job
     from clray.report.writing import write_report
-    from clray.store import job_folder
+    from clray.store import check_writable, job_folder
 
     console = out()
+    results = results_at(results, spec.results)
     planned = protocols.plan(spec)
+    if not dry_run:
+        check_writable(results)
     if anew:
         planned = job_changes.beside(results, planned)
     boards = protocols.planned_boards(planned)
@@ -76,18 +87,25 @@ def sweep(
     job_changes.refuse_changed(folder, planned)
     known_trials(planned, results)
     if dry_run:
-        console.print(plan_page(planned, _shown(boards)))
-        console.print(Text("Nothing was started: this is a dry run.", style="dim"))
+        console.print(plan_page(planned, shown(boards)))
+        text = f"Results would lie in {folder.uri}.\nNothing was started: this is a dry run."
+        console.print(Text(text, style="dim"), soft_wrap=True)
         return
-    watcher = LiveTable(console) if console.is_terminal else PlainLines(console)
+    watcher: LiveTable | PlainLines | EventLines
+    if events:
+        watcher = EventLines(console)
+    else:
+        watcher = LiveTable(console) if console.is_terminal else PlainLines(console)
     logged = open_loggers(planned, folder, watcher.watch)
     with logged as watch, watcher:
         content = protocols.run_job(planned, results, watch, command=["clray", *sys.argv[1:]])
     final = Final.model_validate(content)
-    console.print()
-    console.print(leaderboard(final, console.width))
     page = write_report(read_job(folder), folder, as_pictures=False)
-    console.print(Text(f"\nresults in {final.results}\npage: {page}", style="dim", overflow="fold"))
+    if not events:
+        console.print()
+        console.print(leaderboard(final, console.width))
+        told = f"\nresults in {final.results}\npage: {page}"
+        console.print(Text(told, style="dim", overflow="fold"))
     if failed := what_failed(final):
         again = any(row.trials.failed for board in final.boards for row in board.rows)
         hint = "; the same command tries again" if again else ""
@@ -126,7 +144,7 @@ def what_failed(final: Final) -> str:
     return ", ".join(dict.fromkeys(parts))
 
 
-def _shown(boards: Sequence[protocols.PlannedBoard]) -> list[PlannedBoard]:
+def shown(boards: Sequence[protocols.PlannedBoard]) -> list[PlannedBoard]:
     """The boards, for the page that shows a plan."""
     from clray.cli.plan import PlannedBoard
     from clray.report.naming import benchmark_title

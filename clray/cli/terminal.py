@@ -76,5 +76,12 @@ Debug = Annotated[
     ),
 ]
 Directory = Annotated[
-    str, typer.Option("--results", metavar="DIR", help="Where results lie; s3:// and gs:// too.")
+    str | None,
+    typer.Option(
+        "--results",
+        metavar="DIR",
+        help="Where results lie; s3:// and gs:// too. By default where the job says, or "
+        "$CLRAY_RESULTS, or results here.",
+        show_default=False,
+    ),
 ]

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from clray import job_changes
-from clray.errors import BadData, BadSpec
+from clray.errors import BadData, RunFailed
 from clray.events import BoardEnded, BoardStarted, JobStarted, Stage, Watch
 from clray.job import JobSpec
 from clray.plan import Candidate, Plan
 from clray.protocols import chf, dynamic, transfer
+from clray.protocols.alone import alone
 from clray.protocols.boards import Board, Contender, boards_of, fill_in
 from clray.protocols.choosing import (
     Found,
@@ -130,7 +128,7 @@ def run_job(
     boards = planned_boards(job)
     folder = job_folder(results, job.name)
     known = known_trials(job, results)
-    with _alone(folder), contextlib.ExitStack() as stack:
+    with alone(folder, watch) as claim, contextlib.ExitStack() as stack:
         job_changes.refuse_changed(folder, job)
         before = _stored_winners(folder)
         start = time.monotonic()
@@ -142,7 +140,7 @@ def run_job(
                 started.append(stack.enter_context(slots))
             return started[0]
 
-        session = Session(results, folder, get_slots, watch)
+        session = Session(results, folder, get_slots, watch, claim.check)
         folder.write("job.yaml", _as_yaml(job).encode())
         record_start(folder, command or [])
         watch(JobStarted(job.name, folder.uri, tuple(one.board.name for one in boards)))
@@ -150,10 +148,12 @@ def run_job(
         try:
             for one in boards:
                 told.append(_run_board(one, session, known, before))
-        finally:
-            session.write()
-            if started or len(told) == len(boards):  # else there are fewer than were stored
-                session.write_studies()
+        except BaseException:
+            # What ended the job is what is told, and not that this too cannot be written.
+            with contextlib.suppress(RunFailed):
+                _write_logs(session, bool(started))
+            raise
+        _write_logs(session, studies=True)
         content = {"job": job.name, "results": folder.uri, "boards": told}
         plain = {**content, "boards": [without_clock(board) for board in told]}
         plain.pop("results")
@@ -161,6 +161,12 @@ def run_job(
         final = {**content, "seconds": {"this_run": time.monotonic() - start}}
         folder.write_json("final.json", final)
     return final
+
+
+def _write_logs(session: Session, studies: bool) -> None:
+    session.write()
+    if studies:  # else there are fewer than were stored
+        session.write_studies()
 
 
 def _run_board(
@@ -276,23 +282,3 @@ def _check_winner(board: Board, found: Found, before: dict[tuple[str, str], list
 
 def _as_yaml(job: JobSpec) -> str:
     return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False)
-
-
-@contextlib.contextmanager
-def _alone(folder: Folder) -> Iterator[None]:
-    """Keeps a second run of the same job out, on one machine; a killed run's hold ends with it."""
-    if not folder.is_local:
-        yield
-        return
-    path = Path(folder.uri)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        file = open(path / ".lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise BadSpec("results", str(path), f"a folder that can be written ({error})") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadSpec("results", str(path), "a job that is not running already") from None
-        yield

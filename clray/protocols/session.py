@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clray import sweep, trial
-from clray.errors import BadData
+from clray.errors import BadData, ClrayError
 from clray.events import TaskEnded, TrialStarted, Watch
 from clray.objective import feasible
 from clray.outcome import Outcome
 from clray.plan import Candidate, Plan, ended
 from clray.protocols.boards import Board
 from clray.ray_train import Slots
+from clray.seen import Seen
 from clray.spec import TrialSpec
 from clray.store import Folder, trial_folder
 from clray.study import Study
@@ -37,6 +38,7 @@ class Session:
         folder: the job's own.
         get_slots: starts the slots; called only when there is something to run.
         watch: is told what happens.
+        check: raises when the job is not this process's any more.
         lines: of the log, by search; those of an earlier start until they are known again.
         searches: Optuna's view of the searches, by name.
         proposed: what an earlier start of the job proposed, by search and number.
@@ -46,21 +48,21 @@ class Session:
     folder: Folder
     get_slots: Callable[[], Slots]
     watch: Watch
+    check: Callable[[], None] = lambda: None
     lines: dict[Place, dict[int, dict[str, Any]]] = field(default_factory=dict)
     searches: dict[str, Logged] = field(default_factory=dict)
     proposed: dict[Place, dict[int, dict[str, Any]]] = field(default_factory=dict)
     written: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.folder.has("trials.jsonl"):
-            try:
-                for line in self.folder.read_lines("trials.jsonl"):
-                    place = (line["board"], line["label"], line["stage"], str(line["task"]))
-                    self.proposed.setdefault(place, {})[line["number"]] = line["values"]
-                    self.lines.setdefault(place, {})[line["number"]] = line
-            except (KeyError, TypeError):
-                where = f"{self.folder.uri}/trials.jsonl"
-                raise BadData(where, "damaged content", "lines as clray wrote them") from None
+        try:
+            for line in self.folder.find_lines("trials.jsonl"):
+                place = (line["board"], line["label"], line["stage"], str(line["task"]))
+                self.proposed.setdefault(place, {})[line["number"]] = line["values"]
+                self.lines.setdefault(place, {})[line["number"]] = line
+        except (KeyError, TypeError):
+            where = f"{self.folder.uri}/trials.jsonl"
+            raise BadData(where, "damaged content", "lines as clray wrote them") from None
 
     def search(
         self, board: Board, plan: Plan, task: int | None = None
@@ -73,12 +75,15 @@ class Session:
             task: position of the task that it is for, where each has a search of its own.
 
         Raises:
-            BadInput, Leak, RunFailed: see ``clray.sweep.search``.
+            BadInput, RunFailed: see ``clray.sweep.search``.
         """
         before = self.proposed.get((board.name, plan.label, plan.stage, str(task)), {})
         plan = dataclasses.replace(plan, before=before)
         keep = self.keep(board, plan, task)
-        found, study = sweep.search(plan, self.results, self.get_slots, self.watch, keep)
+        try:
+            found, study = sweep.search(plan, self.results, self.get_slots, self.watch, keep)
+        except Exception as error:
+            raise _cause(error) from None
         self.log(board, plan, task, found, study)
         return found, study
 
@@ -116,6 +121,7 @@ class Session:
     def write(self) -> None:
         """Store the log of trials."""
         lines = [own[number] for own in self.lines.values() for number in sorted(own)]
+        self.check()
         self.folder.write_lines("trials.jsonl", lines)
         self.written = time.monotonic()
 
@@ -162,21 +168,22 @@ class Session:
     ) -> Any:
         if not missing:
             return
-        started: set[int] = set()
+        seen = Seen(self.watch)
+        for place, number in enumerate(missing):
+            told = (plan.label, plan.stage, plan.offset + number)
+            runs = len(works[number].runs)
+            seen.know(place, TrialStarted(*told, proposals[number][0], runs, plan.num_tasks))
 
         def on_record(place: int, record: dict[str, Any]) -> None:
-            number = missing[place]
-            told = (plan.label, plan.stage, plan.offset + number)
-            if number not in started:
-                started.add(number)
-                runs = len(works[number].runs)
-                self.watch(TrialStarted(*told, proposals[number][0], runs, plan.num_tasks))
+            seen.start(place)
+            told = (plan.label, plan.stage, plan.offset + missing[place])
             accuracy = record.get("metrics", {}).get("average_accuracy")
             if accuracy is not None:
                 self.watch(TaskEnded(*told, record["task"], accuracy, record["run"]))
 
         take = in_turn(works[number] for number in missing)
-        for place, outcome in self.get_slots().run(take, on_record):
+        for place, outcome in self.get_slots().run(take, on_record, seen.hear):
+            seen.end(place)
             yield missing[place], outcome
 
     def forget(self, specs: list[TrialSpec]) -> None:
@@ -187,6 +194,16 @@ class Session:
     def outcome(self, spec: TrialSpec) -> Outcome | None:
         """What a stored run came to."""
         return trial.ended(trial_folder(self.results, spec.key))
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What ended a search, as we raised it: Ray Tune wraps what its callbacks raise."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ClrayError):
+            return seen
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return error
 
 
 def _line(board: Board, plan: Plan, task: int | None, one: Candidate) -> dict[str, Any]:

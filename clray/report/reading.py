@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import PurePath
 from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from clray.addresses import above, last
 from clray.errors import BadData, BadSpec
 from clray.job import JobSpec
 from clray.objective import Constraint, Objective
 from clray.parsing import parse
 from clray.store import Folder
+
+READERS = 16
+"""Trials that are read at once from an object store."""
 
 
 class _Stored(BaseModel):
@@ -267,23 +271,34 @@ class Job:
     def runs(self) -> Mapping[str, Trial]:
         boards = self.final.boards if self.final else []
         keys = [key for board in boards for row in board.rows for key in row.test_keys]
-        trials = _above(self.path, 2) / "trials"
+        trials = Folder(above(self.path, 2)) / "trials"
         there = set(trials.names()) if keys else set()
         return _Runs(trials, [key for key in dict.fromkeys(keys) if key in there])
 
 
 class _Runs(Mapping[str, Trial]):
-    """Stored trials by key, each read once, when it is asked for."""
+    """Stored trials by key, each read once: when it is asked for, or all together where each takes
+    a journey to an object store."""
 
     def __init__(self, folder: Folder, keys: list[str]) -> None:
         self._folder, self._keys = folder, dict.fromkeys(keys)
         self._read: dict[str, Trial] = {}
+        self._coming: dict[str, Future[Trial]] = {}
+
+    def _fetch(self, key: str) -> Trial:
+        if self._folder.is_local:
+            return read_trial(self._folder / key)
+        if not self._coming:
+            with ThreadPoolExecutor(READERS) as readers:
+                for one in self._keys:
+                    self._coming[one] = readers.submit(read_trial, self._folder / one)
+        return self._coming[key].result()
 
     def __getitem__(self, key: str) -> Trial:
         if key not in self._keys:
             raise KeyError(key)
         if key not in self._read:
-            self._read[key] = read_trial(self._folder / key)
+            self._read[key] = self._fetch(key)
         return self._read[key]
 
     def __contains__(self, key: object) -> bool:
@@ -340,15 +355,14 @@ def read_job(folder: Folder) -> Job:
     Raises:
         BadData: a file is missing or damaged.
     """
-    final = _read_final(folder) if folder.has("final.json") else None
-    if final is None and not folder.has("job.yaml"):
+    final = _read_final(folder)
+    spec = _read_spec(folder)
+    if final is None and spec is None:
         raise BadData(f"{folder.uri}/job.yaml", "no such file", "the job as clray wrote it")
-    spec = _read(JobSpec, folder, "job.yaml") if folder.has("job.yaml") else None
-    trials: list[TrialLine] = []
-    if folder.has("trials.jsonl"):
-        trials = _read_lines(TrialLine, folder, "trials.jsonl")
-    name = final.job if final else spec.name if spec else PurePath(folder.uri).name
-    starts = folder.read_json("provenance.json") if folder.has("provenance.json") else []
+    trials = _read_lines(TrialLine, folder, "trials.jsonl")
+    name = final.job if final else spec.name if spec else last(folder.uri)
+    starts = folder.find_json("provenance.json")
+    starts = [] if starts is None else starts
     if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
         accepted = "a list of starts, as clray wrote it"
         raise BadData(f"{folder.uri}/provenance.json", starts, accepted)
@@ -361,27 +375,26 @@ def read_trial(folder: Folder) -> Trial:
     Raises:
         BadData: a file is missing or damaged.
     """
-    if not folder.has("spec.json"):
+    spec = folder.find_json("spec.json")
+    if spec is None:
         raise BadData(f"{folder.uri}/spec.json", "no such file", "the trial as clray wrote it")
-    result = folder.read_json("result.json") if folder.has("result.json") else {}
+    result = folder.find_json("result.json")
+    result = {} if result is None else result
     if not isinstance(result, dict):
         raise BadData(f"{folder.uri}/result.json", result, "a mapping, as clray wrote it")
-    records: list[Record] = []
-    if folder.has("records.jsonl"):
-        records = _read_lines(Record, folder, "records.jsonl")
-    error = None
-    if folder.has("error.txt"):
-        text = folder.read("error.txt").decode(errors="replace").strip()
-        error = text.rpartition("\n")[2]
+    records = _read_lines(Record, folder, "records.jsonl")
+    seconds = folder.find_json("timing.json")
+    text = folder.find("error.txt")
+    error = text.decode(errors="replace").strip().rpartition("\n")[2] if text is not None else None
     data = {
         **result,
-        "key": PurePath(folder.uri).name,
+        "key": last(folder.uri),
         "state": result.get("state", "failed" if error else "unfinished"),
         "records": records,
-        "seconds": folder.read_json("timing.json") if folder.has("timing.json") else {},
+        "seconds": {} if seconds is None else seconds,
         "path": folder.uri,
         "error": error,
-        "spec": folder.read_json("spec.json"),
+        "spec": spec,
     }
     return _checked(Trial, data, folder.uri)
 
@@ -389,8 +402,12 @@ def read_trial(folder: Folder) -> Trial:
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def _read_final(folder: Folder) -> Final:
-    where, data = f"{folder.uri}/final.json", folder.read_json("final.json")
+def _read_final(folder: Folder) -> Final | None:
+    where = f"{folder.uri}/final.json"
+    try:
+        data = folder.read_json("final.json")
+    except FileNotFoundError:
+        return None
     if isinstance(data, dict) and "boards" not in data and "rows" in data:
         raise _older(where)
     return _checked(Final, data, where)
@@ -401,26 +418,22 @@ def _older(where: str) -> BadData:
     return BadData(where, "the format of an older clray", accepted)
 
 
-def _above(uri: str, levels: int) -> Folder:
-    path, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
-    return Folder(path.rstrip("/").rsplit("/", levels)[0] + mark + options)
-
-
-def _read(model: type[Model], folder: Folder, name: str) -> Model:
-    where = f"{folder.uri}/{name}"
-    if not name.endswith(".yaml"):
-        return _checked(model, folder.read_json(name), where)
+def _read_spec(folder: Folder) -> JobSpec | None:
+    where = f"{folder.uri}/job.yaml"
+    content = folder.find("job.yaml")
+    if content is None:
+        return None
     try:
-        data = yaml.safe_load(folder.read(name))
+        data = yaml.safe_load(content)
     except (yaml.YAMLError, UnicodeDecodeError):
         raise BadData(where, "damaged content", "YAML as clray wrote it") from None
-    return _checked(model, data, where)
+    return _checked(JobSpec, data, where)
 
 
 def _read_lines(model: type[Model], folder: Folder, name: str) -> list[Model]:
     where = f"{folder.uri}/{name}"
     found = []
-    for number, line in enumerate(folder.read_lines(name), start=1):
+    for number, line in enumerate(folder.find_lines(name), start=1):
         if model is TrialLine and isinstance(line, dict) and "key" in line and "keys" not in line:
             raise _older(f"{where}:{number}")
         found.append(_checked(model, line, f"{where}:{number}"))

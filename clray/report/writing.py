@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clray.errors import BadInput
+from clray.errors import BadInput, StorageFailed
 from clray.report.exports import write_tables
 from clray.report.page import job_page, jobs_page
 from clray.report.pictures import pictures
@@ -57,6 +57,7 @@ def _address(folder: Folder, name: str) -> str:
 
 
 def _unwritable(folder: Folder, error: OSError) -> BadInput:
-    reason = error.strerror or str(error).partition("\n")[0]
+    text = error.happened if isinstance(error, StorageFailed) else error.strerror
+    reason = text or str(error).partition("\n")[0]
     accepted = "a folder that can be written to; --to DIR writes elsewhere, --no-page only prints"
     return BadInput("report", f"{folder.uri} ({reason})", accepted)

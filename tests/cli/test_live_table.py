@@ -18,12 +18,15 @@ from clray.events import (
     BoardStarted,
     Event,
     JobStarted,
+    SlotsChanged,
     SlotsReady,
     SlotsStarting,
     Stage,
     TaskEnded,
     TrialEnded,
+    TrialResumed,
     TrialStarted,
+    TrialWaits,
     Warned,
 )
 
@@ -98,6 +101,40 @@ def test_waits_for_the_first_slot() -> None:
     assert "quickstart  starting 2 slots, 8 s" in shown
     assert "0:00:08 elapsed" in shown
     assert "left" not in shown
+
+
+@pytest.mark.parametrize(
+    ("events", "line"),
+    [
+        ([SlotsChanged(0, 1, 7, 8), 35.0], "0 of 8 slots; starting 1; waiting for machines, 35 s"),
+        (
+            [SlotsChanged(0, 0, 8, 8), 30.0, SlotsChanged(2, 0, 6, 8), 5.0],
+            "2 of 8 slots; waiting for machines, 35 s",
+        ),
+        ([SlotsChanged(1, 1, 0, 2), 3.0], "1 of 2 slots; starting 1"),
+    ],
+)
+def test_says_which_slots_are_missing(events: list[Event | float], line: str) -> None:
+    before: list[Event | float] = [STARTED, BOARD, SlotsStarting(8)]
+    assert f"quickstart  {line}" in _shown(before + events, 120)
+    ready = SlotsChanged(8, 0, 0, 8)
+    assert "of 8 slots" not in _shown([*before, *events, SlotsReady(40.0), ready], 120)
+
+
+def test_a_trial_that_lost_its_machine_waits_and_goes_on() -> None:
+    name: tuple[str, Stage, int] = ("ewc", "search", 1)
+    lost: list[Event | float] = [
+        STARTED,
+        BOARD,
+        TrialStarted(*name, VALUES),
+        TaskEnded(*name, 1, 0.5),
+        TrialWaits(*name),
+    ]
+    shown = _shown(lost)
+    assert "waits for a slot" in shown
+    assert "of 5" not in shown.split("running")[1]
+    again = _shown([*lost, TrialResumed(*name)])
+    assert "task 3 of 5" in again
 
 
 def test_progress_and_best() -> None:

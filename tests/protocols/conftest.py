@@ -37,7 +37,10 @@ class Here:
         pass
 
     def run(
-        self, take: Callable[[], Work | None], on_record: Callable[[int, dict[str, Any]], None]
+        self,
+        take: Callable[[], Work | None],
+        on_record: Callable[[int, dict[str, Any]], None],
+        heard: Callable[[int, str], None] | None = None,
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Like ``clray.ray_train.Slots.run``, one trial after another, two handed out ahead."""
         waiting: list[tuple[int, Work]] = []
@@ -50,6 +53,8 @@ class Here:
         submit()
         while waiting:
             index, work = waiting.pop(0)
+            if heard is not None:
+                heard(index, "taken")
             yield index, self._run(index, work, on_record)
             submit()
 
