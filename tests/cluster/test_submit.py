@@ -17,7 +17,7 @@ name: small
 benchmark: split-digits
 model: {name: mlp, hidden: [32]}
 protocol: {epochs: 30, batch_size: 16, memory: 50, validation_fraction: 0.2}
-methods: [er]
+methods: [finetune, er]
 search: {trials: 6, startup: 3}
 final: {seeds: 2}
 """
@@ -70,7 +70,7 @@ def test_from_here_to_there_and_back(head: Head, here: Path) -> None:
     following = head.start(*submit, cwd=here)
     assert following.stdout is not None
     lines = iter(following.stdout.readline, "")
-    assert any(re.search(r"er search 1/6: #0 completed", line) for line in lines)
+    assert any(re.search(r"finetune search 1/6: #0 completed", line) for line in lines)
     following.send_signal(signal.SIGINT)
     _, error = following.communicate(timeout=60)
     assert following.returncode == 130
