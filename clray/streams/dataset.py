@@ -11,8 +11,31 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class TextFormat:
+    """How texts are read from files, and which of them.
+
+    Attributes:
+        tokenizer: a folder, or a name on the Hugging Face hub, maybe pinned.
+        max_tokens: L; what is longer is cut off.
+        header: whether CSV files begin with a row of names.
+        columns: the column of labels, and after it those of texts, by dataset; none for those whose
+            files say it themselves (``clray.streams.text_files``).
+        train_per_class, test_per_class: examples of each class that are drawn at most; None: all.
+        subset_seed: of these draws.
+    """
+
+    tokenizer: str
+    max_tokens: int
+    header: bool = False
+    columns: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    train_per_class: int | None = None
+    test_per_class: int | None = None
+    subset_seed: int = 0
+
+
+@dataclass(frozen=True)
 class Source:
-    """Names a dataset, and how its images are read.
+    """Names a dataset, and how its images or texts are read.
 
     Attributes:
         dataset: as in ``clray.streams.sources``.
@@ -21,6 +44,7 @@ class Source:
         image_column, label_column: of Parquet files.
         fit: how images are brought to ``image_size``: ``resize``, or ``pad``, which sets smaller
             ones in the middle of a black square and resizes only those that are larger.
+        texts: how texts are read; None: the benchmark takes images.
     """
 
     dataset: str
@@ -29,6 +53,7 @@ class Source:
     image_column: str = "image"
     label_column: str = "label"
     fit: str = "resize"
+    texts: TextFormat | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,12 @@
-"""One shard of images through a frozen encoder: the same rows, labels and order, as features."""
+"""One shard through a frozen encoder: the same rows, labels and order, as features.
+
+Features [n, D] become examples (D, 1, 1), and the states of L tokens [n, D, L, 1] become (D, L, 1).
+Where these take far more room than what they are made of, a shard becomes several.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -9,16 +14,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clray.errors import BadData, BadResources
+from clray.errors import BadData, BadResources, BadSpec
 from clray.store import Folder
 from clray.streams.claim import writing_to
 from clray.streams.feature_folder import record_of
+from clray.streams.layout import ImageShape
 from clray.streams.manifest import Manifest, Shard
-from clray.streams.shards import read_shard, rows_per_block, write_shard
+from clray.streams.shards import (
+    SHARD_BYTES,
+    read_shard,
+    rows_per_block,
+    rows_per_shard,
+    write_shard,
+)
 from clray.streams.transforms import Prepare
 
 CPU_BATCH = 64
 """Images at once on CPUs, always: how many there are changes the last bits of what comes out."""
+LARGE = 4
+"""Features of a shard that would take so many times the room of one are cut into several."""
 GPU_BATCH = 1024
 """Images at once on GPUs to begin with; halved whenever memory runs out."""
 
@@ -29,7 +43,7 @@ class ShardEncoder:
     """Encodes shards of one stream, one after the other.
 
     Args:
-        encoder: float [B, C, H, W] to features [B, D].
+        encoder: float [B, C, H, W] to features [B, D] or [B, D, L, 1].
         uri: of the stream.
         images: its manifest.
         to: address of the features.
@@ -53,8 +67,8 @@ class ShardEncoder:
         self.prepare = Prepare(images.mean, images.std)
         self.batch = CPU_BATCH if device.type == "cpu" else GPU_BATCH
 
-    def __call__(self, shard: Shard) -> Shard:
-        """Write the features of a shard, and then the record that says so; each at once.
+    def __call__(self, shard: Shard) -> list[Shard]:
+        """Write the features of a shard, and then the record that says so; each file at once.
 
         Raises:
             BadData: the shard is missing or damaged, features that are not finite numbers, or a
@@ -65,30 +79,54 @@ class ShardEncoder:
         x, y, ids = read_shard(self.uri, shard.path, self.images.row_bytes)
         if len(x) != shard.rows:
             raise BadData(where, f"{len(x)} rows", f"{shard.rows} rows, as the manifest says")
-        features = self._encode(x.reshape(len(x), *self.images.shape))
-        if not np.isfinite(features).all():
-            given = f"features that are not finite in {features.dtype}"
-            accepted = "images that the encoder maps to numbers"
-            if features.dtype == np.float16:
-                accepted += "; float32 holds larger ones"
-            raise BadData(where, given, accepted)
-        flat = features.view(np.uint8)
-        shape = f"{features.shape[1]},1,1"
+        written: list[Shard] = []
+        done = 0
+        for features in self._parts(x.reshape(len(x), *self.images.shape), where):
+            own = slice(done, done + len(features))
+            done += len(features)
+            flat = features.reshape(len(features), -1).view(np.uint8)
+            text = ",".join(map(str, shape_of(features)))
+            whole = len(features) == len(x)
+            path = shard.path if whole else _part(shard.path, len(written))
+            with writing_to(self.folder):
+                rows = (flat, y[own], ids[own])
+                block_rows = rows_per_block(flat.shape[1])
+                written.append(write_shard(self.folder, path, rows, block_rows, text))
         with writing_to(self.folder):
-            block_rows = rows_per_block(flat.shape[1])
-            written = write_shard(self.folder, shard.path, (flat, y, ids), block_rows, shape)
-            self.folder.write(record_of(shard.path), written.model_dump_json().encode())
+            records = [part.model_dump(mode="json") for part in written]
+            self.folder.write_json(record_of(shard.path), records)
         return written
 
-    @torch.inference_mode()
-    def _encode(self, x: NDArray[np.uint8]) -> NDArray[Any]:
-        """Features [n, D] of images [n, C, H, W]."""
-        parts: list[NDArray[Any]] = []
+    def _parts(self, x: NDArray[np.uint8], where: str) -> Iterator[NDArray[Any]]:
+        """Features [n, …] of examples [N, C, H, W], so many at a time as make a shard.
+
+        Raises:
+            BadData: features that are not finite numbers, naming the shard.
+        """
+        waiting: list[NDArray[Any]] = []
+        count = 0
+        for features in self._batches(x):
+            _check_finite(features, where)
+            row_bytes = features[0].nbytes
+            size = rows_per_shard(row_bytes)
+            if len(x) * row_bytes <= LARGE * SHARD_BYTES:
+                size = len(x)
+            waiting.append(features)
+            count += len(features)
+            while count >= size:
+                joined = np.concatenate(waiting)
+                yield joined[:size]
+                waiting, count = [joined[size:]], count - size
+        if count:
+            yield np.concatenate(waiting)
+
+    def _batches(self, x: NDArray[np.uint8]) -> Iterator[NDArray[Any]]:
+        """Features [n, …] of examples [N, C, H, W], batch by batch."""
         start = 0
         while start < len(x):
             batch = torch.from_numpy(x[start : start + self.batch].copy())
             try:
-                parts.append(self._features(batch).to(self.dtype).cpu().numpy())
+                features = self._features(batch)
             except torch.cuda.OutOfMemoryError:
                 if self.batch == 1:
                     accepted = "an encoder and an image size that fit in its memory"
@@ -96,9 +134,39 @@ class ShardEncoder:
                 self.batch //= 2
                 torch.cuda.empty_cache()
                 continue
+            yield features
             start += len(batch)
-        return np.concatenate(parts)
 
-    def _features(self, x: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def _features(self, x: Tensor) -> NDArray[Any]:
         features: Tensor = self.encoder(self.prepare(x.to(self.device)))
-        return features
+        found: NDArray[Any] = features.to(self.dtype).cpu().numpy()
+        return found
+
+
+def shape_of(features: Tensor | NDArray[Any]) -> ImageShape:
+    """The shape of an example that features [n, D], or states of L tokens [n, D, L, 1], make.
+
+    Raises:
+        BadSpec: they are anything else.
+    """
+    found = tuple(map(int, features.shape[1:]))
+    if len(found) == 1:
+        return found[0], 1, 1
+    if len(found) != 3 or found[2] != 1:
+        accepted = "[B, D], or the states [B, D, L, 1] of L tokens"
+        raise BadSpec("encoder: features", list(found), accepted)
+    return found
+
+
+def _check_finite(features: NDArray[Any], where: str) -> None:
+    if np.isfinite(features).all():
+        return
+    accepted = "examples that the encoder maps to numbers"
+    if features.dtype == np.float16:
+        accepted += "; float32 holds larger ones"
+    raise BadData(where, f"features that are not finite in {features.dtype}", accepted)
+
+
+def _part(path: str, number: int) -> str:
+    return f"{path.removesuffix('.parquet')}-{number:05d}.parquet"

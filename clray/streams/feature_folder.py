@@ -15,6 +15,7 @@ from typing import Any
 import clray
 from clray.store import Folder
 from clray.streams.claim import begin, claim, end, writing_to
+from clray.streams.layout import ImageShape
 from clray.streams.manifest import (
     BUILDING,
     FORMAT,
@@ -34,7 +35,7 @@ class FeatureFolder:
     Attributes:
         folder: where it lies.
         uri: address of the stream of images.
-        images: its manifest.
+        images: its manifest; its examples may be texts.
         described: what the features' manifest says of their origin; two that say the same are the
             same.
     """
@@ -58,8 +59,9 @@ class FeatureFolder:
         """
         return claim(self.folder, self.plan)
 
-    def begin(self) -> dict[str, Shard]:
-        """Write the plan; the shards of features that are there already, by path.
+    def begin(self) -> dict[str, list[Shard]]:
+        """Write the plan; the shards of features that are there already, by the path of what they
+        are made of.
 
         Raises:
             BadData: the place cannot be written to.
@@ -67,18 +69,20 @@ class FeatureFolder:
         begin(self.folder, self.plan)
         with writing_to(self.folder):
             paths = [shard.path for task in self.images.tasks for shard in task.shards()]
+            recorded = [path for path in paths if self.folder.has(record_of(path))]
+            found = {path: self._recorded(path) for path in recorded}
             return {
-                path: Shard.model_validate(self.folder.read_json(record_of(path)))
-                for path in paths
-                if self.folder.has(record_of(path)) and self.folder.has(path)
+                path: shards
+                for path, shards in found.items()
+                if all(self.folder.has(shard.path) for shard in shards)
             }
 
-    def finish(self, written: dict[str, Shard], width: int) -> Manifest:
+    def finish(self, written: dict[str, list[Shard]], shape: ImageShape) -> Manifest:
         """Make the folder a whole stream.
 
         Args:
-            written: all shards of features, by path.
-            width: D, how many features an image has.
+            written: all shards of features, by the path of what they are made of.
+            shape: of the features of an example.
 
         Raises:
             BadData: the place cannot be written to.
@@ -86,7 +90,9 @@ class FeatureFolder:
         tasks = tuple(
             task.model_copy(
                 update={
-                    split: tuple(written[shard.path] for shard in task.shards([split]))
+                    split: tuple(
+                        part for shard in task.shards([split]) for part in written[shard.path]
+                    )
                     for split in SPLITS
                 }
             )
@@ -96,7 +102,7 @@ class FeatureFolder:
             "format": FORMAT,
             "version": clray.__version__,
             **self.plan,
-            "shape": (width, 1, 1),
+            "shape": shape,
             "dtype": self.described["dtype"],
             "mean": (),
             "std": (),
@@ -112,6 +118,10 @@ class FeatureFolder:
             write_manifest(self.folder, features)
         return features
 
+    def _recorded(self, path: str) -> list[Shard]:
+        records = self.folder.read_json(record_of(path))
+        return [Shard.model_validate(record) for record in records]
+
     def sweep_up(self) -> None:
         """Remove what only a pass that has not finished needs, and what killed ones left.
 
@@ -126,5 +136,5 @@ class FeatureFolder:
 
 
 def record_of(path: str) -> str:
-    """Where the record of a shard of that path lies, below the folder."""
+    """Where the record of what a shard of that path became lies, below the folder."""
     return f"{BUILDING}/{path}.json"

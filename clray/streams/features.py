@@ -1,12 +1,15 @@
 """Features of a frozen encoder, computed once: a stored stream becomes another one.
 
+Images become vectors of features, and token ids become the states of their tokens.
+
 Ray Data hands the stream's shards to a pool of actors that hold the encoder, on GPUs where the
-cluster has any. Every shard becomes one of features, with the same path, rows, labels and order. A
-pass that was killed goes on, and a folder that has a manifest holds all of them.
+cluster has any. Every shard becomes one of features, or several, with the same rows, labels and
+order. A pass that was killed goes on, and a folder that has a manifest holds all of them.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 import time
@@ -23,7 +26,7 @@ from clray.models.classifier import ModelConfig
 from clray.spec import PIN
 from clray.store import Folder
 from clray.streams import feature_links
-from clray.streams.encoding import Dtype, ShardEncoder
+from clray.streams.encoding import Dtype, ShardEncoder, shape_of
 from clray.streams.feature_folder import FeatureFolder
 from clray.streams.manifest import Manifest, Shard, read_manifest
 
@@ -45,7 +48,7 @@ def compute(
     """Write the features of a stream, or what is left of them, and let trials find them.
 
     Args:
-        stream: address of a stored stream of images, maybe pinned.
+        stream: address of a stored stream of images or texts, maybe pinned.
         name: of the model whose encoder is run, with its variant, such as ``timm/resnet18``.
         encoder: its knobs.
         to: an address without anything, or with a part of these features.
@@ -62,7 +65,7 @@ def compute(
     images = read_manifest(stream, "stream")
     uri = Folder(stream.partition(PIN)[0], "stream").uri
     if images.encoder is not None or images.dtype != "uint8":
-        raise BadSpec("stream", f"{uri} ({images.dtype} features)", "a stream of images")
+        raise BadSpec("stream", f"{uri} ({images.dtype} features)", "a stream of images or texts")
     described = {**describe(name, encoder), "stream": images.hash, "dtype": dtype}
     place = FeatureFolder(Folder(to, "to"), uri, images, described)
     whole = place.whole()
@@ -101,7 +104,7 @@ def _run(place: FeatureFolder, network: nn.Module, watch: Watch) -> Manifest:
         BadInput: the first thing that an actor could not do.
     """
     with torch.inference_mode():
-        width = network(torch.zeros(1, *place.images.shape)).shape[1]
+        shape = shape_of(network(torch.zeros(1, *place.images.shape)))
     shards = {shard.path: shard for task in place.images.tasks for shard in task.shards()}
     written = place.begin()
     left = [shards[path] for path in shards if path not in written]
@@ -110,17 +113,17 @@ def _run(place: FeatureFolder, network: nn.Module, watch: Watch) -> Manifest:
         start = time.monotonic()
         with ray_session.running():
             watch(SlotsReady(time.monotonic() - start))
-            rows = sum(shard.rows for shard in written.values())
+            rows = sum(shards[path].rows for path in written)
             total = place.images.num_rows()
             watch(Progressed("features", rows, total))
             for row in _dataset(place, network, left, _pool(len(shards))).iter_rows():
                 if row["error"]:
                     raise pickle.loads(row["error"])
-                shard = Shard.model_validate_json(row["written"])
-                written[shard.path] = shard
-                rows += shard.rows
+                parts = json.loads(row["written"])
+                written[row["path"]] = [Shard.model_validate(part) for part in parts]
+                rows += shards[row["path"]].rows
                 watch(Progressed("features", rows, total))
-    return place.finish(written, width)
+    return place.finish(written, shape)
 
 
 def _dataset(place: FeatureFolder, network: nn.Module, left: list[Shard], pool: _Pool) -> Any:
@@ -153,11 +156,12 @@ class _Actor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """What was written for a shard, or the pickled error that ends the pass."""
         [text] = batch["shard"]
+        shard = Shard.model_validate_json(str(text))
         try:
-            written = self.encode(Shard.model_validate_json(str(text))).model_dump_json()
+            written = json.dumps([part.model_dump(mode="json") for part in self.encode(shard)])
         except BadInput as error:
-            return {"written": [""], "error": [pickle.dumps(error)]}
-        return {"written": [written], "error": [b""]}
+            return {"path": [shard.path], "written": [""], "error": [pickle.dumps(error)]}
+        return {"path": [shard.path], "written": [written], "error": [b""]}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from clray.streams.layout import Draw, Layout
 from clray.streams.scenarios import InMemory, WideScenario
 
 
-def _joined(value: Any) -> Any:
+def as_sum(value: Any) -> Any:
+    """A list of names as first + second + third; anything else as it is."""
     if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
         return joined.PLUS.join(value)
     return value
@@ -23,7 +24,7 @@ def _joined(value: Any) -> Any:
 
 DatasetNames = Annotated[
     str,
-    BeforeValidator(_joined),
+    BeforeValidator(as_sum),
     Field(
         min_length=1,
         description="Sources of the images, one for each task: a list of names, or first + second "
@@ -48,7 +49,7 @@ class Several(InMemory):
     def _count_datasets(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and "num_tasks" not in data:
             field = cls.model_fields["dataset"]
-            names = _joined(data.get("dataset", None if field.is_required() else field.default))
+            names = as_sum(data.get("dataset", None if field.is_required() else field.default))
             if isinstance(names, str):
                 return {**data, "num_tasks": len(joined.names_in(names))}
         return data

@@ -13,12 +13,14 @@
                            ``data``), or beginning with a prefix, as the Hugging Face hub exports
                            them; ``validation``, ``valid`` and ``val`` will do for ``test``
 ``folder:<folder>``        images in ``train/<class>/…`` and ``test/<class>/…``
+``text:<folder>``          texts in ``train*.csv`` and ``test*.csv``, or ``.parquet``, in a folder
+                           (or in its ``data``); for benchmarks of texts alone
 ``synthetic/<C>x<N>``      made up: C classes with N training images each, of any size
 ``first + second + …``     several in a row as one, the classes of each after those before it
 =========================  =====================================================================
 
-``parquet:`` and ``folder:`` also take ``s3://…`` and ``gs://…``; ``$VARIABLES`` and ``~`` are
-expanded.
+``parquet:``, ``folder:`` and ``text:`` also take ``s3://…`` and ``gs://…``; ``$VARIABLES`` and
+``~`` are expanded.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from clray.streams import (
     omniglot,
     parquet_files,
     synthetic,
+    texts,
     tiny_imagenet,
     torchvision_datasets,
 )
@@ -76,6 +79,7 @@ PREFIXES: dict[str, Kind] = {
     "folder:": image_folders,
     "parquet:": parquet_files,
     "synthetic/": synthetic,
+    "text:": texts,
     "torchvision/": torchvision_datasets,
 }
 
@@ -149,7 +153,8 @@ def _parse(name: str) -> tuple[Kind, str]:
     for prefix, kind in PREFIXES.items():
         if name.startswith(prefix) and name != prefix:
             return kind, name.removeprefix(prefix)
-    shapes = ("folder:<folder>", "parquet:<folder>", "synthetic/<classes>x<examples>")
+    shapes = ("folder:<folder>", "parquet:<folder>", "text:<folder>")
+    shapes += ("synthetic/<classes>x<examples>",)
     known = [f"torchvision/{n}" for n in torchvision_datasets.KNOWN]
     raise UnknownName("benchmark.dataset", name, [*WHOLE_NAMES, *shapes, *known])
 

@@ -2,7 +2,8 @@
 
 Those of CIFAR-100 are the five of APD (Yoon, Kim, Yang and Hwang, ICLR 2020), with superclasses
 numbered as the dataset does. Those of the five datasets are what HALRP's code (Li et al., TKDE
-2024) draws from the seeds 0 to 4.
+2024) draws from the seeds 0 to 4. Those of WebNLP are the customary four (de Masson d'Autume,
+Ruder, Kong and Yogatama, NeurIPS 2019).
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ ORDERS: dict[str, dict[str, tuple[int, ...]]] = {
         "2": (2, 4, 1, 3, 0),
         "3": (3, 4, 1, 0, 2),
         "4": (0, 3, 1, 4, 2),
+    },
+    "webnlp": {
+        "i": (1, 0, 4, 2, 3),
+        "ii": (4, 3, 0, 2, 1),
+        "iii": (1, 3, 2, 4, 0),
+        "iv": (0, 1, 2, 3, 4),
     },
 }
 """By stream and name."""

@@ -51,4 +51,4 @@ def test_published_orders_hold_each_task_once() -> None:
     for orders in ORDERS.values():
         for order in orders.values():
             assert sorted(order) == list(range(len(order)))
-        assert len(set(orders.values())) == 5
+        assert len(set(orders.values())) == len(orders) > 3
