@@ -142,10 +142,7 @@ def texts(file: Entry, header: bool, names: Sequence[str], rows: Sequence[int]) 
         stop = start + len(batch)
         low, high = np.searchsorted(wanted, (start, stop))
         if high > low:
-            own = batch.take(pa.array(wanted[low:high] - start))
-            trimmed = [pc.utf8_trim_whitespace(pc.cast(c, pa.string())) for c in own.columns]
-            parts = [pc.if_else(pc.equal(cells, ""), None, cells) for cells in trimmed]
-            found += pc.binary_join_element_wise(*parts, " ", null_handling="skip").to_pylist()
+            found += _joined(batch.take(pa.array(wanted[low:high] - start)).columns)
         if high == len(wanted):
             return found
     raise BadData(str(file.place), f"{stop} rows", f"{last + 1} or more, as when listed")
@@ -210,6 +207,19 @@ def _options(file: Entry, header: bool, kinds: dict[str, Any]) -> dict[str, Any]
             column_types=kinds, include_columns=list(kinds), strings_can_be_null=False
         ),
     }
+
+
+def _joined(columns: Sequence[Any]) -> list[str]:
+    """The cells of each row, without the space around them, with one between them."""
+    parts = []
+    for column in columns:
+        cells = pc.utf8_trim_whitespace(pc.fill_null(pc.cast(column, pa.string()), ""))
+        spaced = pc.binary_join_element_wise("", cells, " ")
+        parts.append(pc.if_else(pc.equal(cells, ""), "", spaced))
+    # Told to skip nulls, pyarrow 26 loses the rows that hold nothing else.
+    joined = pc.utf8_ltrim_whitespace(pc.binary_join_element_wise(*parts, ""))
+    found: list[str] = joined.to_pylist()
+    return found
 
 
 def _is_text(entry: Entry, half: str) -> bool:

@@ -98,7 +98,10 @@ def check(name: str, source: Source) -> int | None:
             label, _ = text_files.columns(file, style.header, _chosen(name, style))
             if half == "train":
                 names = text_files.names_of_classes(file, style.header, label)
-    tokens.load(style.tokenizer)
+    special = tokens.load(style.tokenizer).num_special_tokens_to_add()
+    if style.max_tokens <= special:
+        accepted = f"{special + 1} or more: the tokenizer adds {special} special tokens"
+        raise BadSpec("benchmark.max_tokens", style.max_tokens, accepted)
     return len(names) or None
 
 
