@@ -27,7 +27,7 @@ def build(
 
 
 def test_are_found() -> None:
-    assert registry.names("model") == ["lenet", "mlp", "slim_resnet18", "timm"]
+    assert registry.names("model") == ["lenet", "mlp", "slim_resnet18", "text_cnn", "timm"]
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
