@@ -122,7 +122,8 @@ def show(
     if png is not None and no_png:
         raise BadInput("--png", png, "either --png or --no-png")
     manifest = read_manifest(stream)
-    is_drawn = not no_png and manifest.dtype == "uint8" and (png is not None or not as_json)
+    has_images = manifest.dtype == "uint8" and not manifest.is_text
+    is_drawn = not no_png and has_images and (png is not None or not as_json)
     file = Path(png if png is not None else f"{stream_name(stream)}.png")
     if is_drawn:
         from clray.streams import sheet_file
@@ -138,7 +139,8 @@ def show(
     elif no_png or as_json:
         return
     else:
-        said = "no contact sheet: these are features, not images"
+        what = "texts" if manifest.is_text else "features"
+        said = f"no contact sheet: these are {what}, not images"
     if not as_json:
         console.print(Text(f"\n{said}", style="dim", overflow="fold"))
 

@@ -16,10 +16,11 @@ from clray.report.numbers import duration, size
 def features(
     context: typer.Context,
     stream: Annotated[
-        str, typer.Argument(metavar="STREAM", help="Address of a stored stream of images.")
+        str, typer.Argument(metavar="STREAM", help="A stored stream of images or texts.")
     ],
     encoder: Annotated[
-        str, typer.Option("--encoder", metavar="NAME", help="Such as timm/resnet18.")
+        str,
+        typer.Option("--encoder", metavar="NAME", help="Such as timm/resnet18; of texts text_cnn."),
     ],
     to: Annotated[
         str, typer.Option("--to", metavar="URI", help="Where they lie; s3:// and gs:// too.")
@@ -28,7 +29,7 @@ def features(
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
-            help="Other knobs of the encoder: options.pad_type=same mean=[0.5,0.5,0.5]",
+            help="Other knobs of the encoder: mean=[0.5,0.5,0.5], or encoder=FOLDER of text_cnn",
             show_default=False,
         ),
     ] = None,
@@ -72,6 +73,12 @@ def features(
         option = {"weights": "--weights", "image_size": "--image-size"}.get(twice[0])
         accepted = f"{option} instead" if option else "nothing: the encoder is frozen"
         raise BadSpec("override", twice[0], accepted)
+    for knob, option, unset in (
+        ("weights", "--weights", "pretrained"),
+        ("image_size", "--image-size", None),
+    ):
+        if own[knob] != unset and knob not in found.config.model_fields:
+            raise BadSpec(option, own[knob], f"nothing: {encoder} has no such knob")
     knobs = {k: v for k, v in own.items() if k in found.config.model_fields and v is not None}
     config = registry.configure("model", Component(name=encoder, **knobs, **given))
 
@@ -83,7 +90,9 @@ def features(
         manifest, was_stored = compute(stream, encoder, config, to, dtype, progress.watch)
     seconds = time.monotonic() - start
     rows = manifest.num_rows()
-    what = f"{rows:,} rows of {manifest.shape[0]} features in {manifest.dtype}"
+    width, length, _ = manifest.shape
+    of = f"{width} features" if length == 1 else f"{length} states of {width} features"
+    what = f"{rows:,} rows of {of} in {manifest.dtype}"
     num_bytes = sum(shard.bytes for task in manifest.tasks for shard in task.shards())
     console.print(f"{what}, {size(num_bytes)}", soft_wrap=True)
     if was_stored:

@@ -112,9 +112,13 @@ def _lines(about: Mapping[str, str]) -> RenderableType:
 
 def _example(manifest: Manifest) -> str:
     channels, height, width = manifest.shape
+    if manifest.is_text:
+        return f"{height} tokens"
     if manifest.dtype == "uint8":
         return f"{channels} x {height} x {width}, {manifest.dtype}"
-    return f"{channels * height * width} features, {manifest.dtype}"
+    if height * width == 1:
+        return f"{channels} features, {manifest.dtype}"
+    return f"{height * width} states of {channels} features, {manifest.dtype}"
 
 
 def _size(manifest: Manifest) -> str:

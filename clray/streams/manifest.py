@@ -86,7 +86,8 @@ class Manifest(Spec):
     num_classes: int
     """Output units over the whole stream."""
     shape: tuple[int, int, int]
-    """(C, H, W) of every example; (D, 1, 1) of features."""
+    """(C, H, W) of every example; (3, L, 1) of texts of L tokens, (D, 1, 1) of features, (D, L, 1)
+    of states of tokens."""
     dtype: Literal["uint8", "float16", "float32"] = "uint8"
     """Of every number of an example."""
     mean: tuple[float, ...] = ()
@@ -124,6 +125,11 @@ class Manifest(Spec):
         channels, height, width = self.shape
         size = {"uint8": 1, "float16": 2, "float32": 4}[self.dtype]
         return channels * height * width * size
+
+    @property
+    def is_text(self) -> bool:
+        """Whether examples are the bytes of token ids, (3, L, 1)."""
+        return self.dtype == "uint8" and self.shape[0] == 3 and self.shape[2] == 1
 
     def num_rows(self, splits: Sequence[SplitName] = SPLITS) -> int:
         """How many examples there are in some splits of all tasks."""

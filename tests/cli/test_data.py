@@ -141,6 +141,16 @@ def test_features_have_no_contact_sheet(clray: Any, store_stream: Any, here: Pat
     assert not (here / "features.png").exists()
 
 
+def test_texts_have_no_contact_sheet(clray: Any, store_stream: Any, here: Path) -> None:
+    store_stream(here / "texts", shape=(3, 6, 1))
+    store_stream(here / "states", shape=(5, 6, 1), dtype="float16")
+    said = [clray("data", "show", name)[1] for name in ("texts", "states")]
+    assert "100 examples of 6 tokens" in said[0]
+    assert "no contact sheet: these are texts" in said[0]
+    assert "100 examples of 6 states of 5 features, float16" in said[1]
+    assert not list(here.glob("*.png"))
+
+
 def test_thousands_of_shards_are_shown_at_once(clray: Any, stored: Any, here: Path) -> None:
     task = stored.manifest.tasks[0]
     many = {"train": task.train * 40, "name": "a task of a rather long name, as they may be"}
