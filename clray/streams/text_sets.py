@@ -88,7 +88,8 @@ class TextSets(Several):
 
     @property
     def _source(self) -> Source:
-        folders = {name: f"{self.root.rstrip('/')}/{name}" for name in self._names}
+        root, mark, options = self.root.partition("?")  # such as ?region=… of a bucket
+        folders = {name: f"{root.rstrip('/')}/{name}{mark}{options}" for name in self._names}
         style = TextFormat(
             self.tokenizer,
             self.max_tokens,
