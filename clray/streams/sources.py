@@ -153,8 +153,8 @@ def _parse(name: str) -> tuple[Kind, str]:
     for prefix, kind in PREFIXES.items():
         if name.startswith(prefix) and name != prefix:
             return kind, name.removeprefix(prefix)
-    shapes = ("folder:<folder>", "parquet:<folder>", "text:<folder>")
-    shapes += ("synthetic/<classes>x<examples>",)
+    folders = ("folder:<folder>", "parquet:<folder>", "text:<folder>")
+    shapes = (*folders, "synthetic/<classes>x<examples>")
     known = [f"torchvision/{n}" for n in torchvision_datasets.KNOWN]
     raise UnknownName("benchmark.dataset", name, [*WHOLE_NAMES, *shapes, *known])
 

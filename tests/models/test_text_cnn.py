@@ -46,7 +46,7 @@ def texts(*ids: int) -> torch.Tensor:
 
 
 def test_is_that_of_the_release() -> None:
-    model = config_of().build_on_features("", (768, 256, 1), 14)
+    model = config_of().build_on_features("", (768, 32, 1), 14)
     masked = [m for m in model.modules() if isinstance(m, nn.Conv1d | nn.Linear)]
     assert [tuple(m.weight.shape) for m in masked] == [
         (200, 768, 3),
@@ -55,7 +55,7 @@ def test_is_that_of_the_release() -> None:
         (14, 600),
     ]
     assert sum(m.weight.numel() for m in masked) == 1_851_600
-    states = torch.randn(2, 768, 256, 1)
+    states = torch.randn(2, 768, 32, 1)
     expected = [torch.relu(m(states.squeeze(3))).max(2).values for m in masked[:3]]
     torch.testing.assert_close(model(states), masked[3](torch.cat(expected, 1)))
 

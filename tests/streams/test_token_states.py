@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
+from typer.testing import CliRunner
 
 from clray import ray_session, registry, trial
+from clray.cli.features import features as command
 from clray.errors import BadSpec
 from clray.models.classifier import ModelConfig
 from clray.spec import Component, TrialSpec
@@ -20,7 +23,7 @@ from clray.streams import encoding, feature_links, tokens
 from clray.streams.building import build
 from clray.streams.encoding import ShardEncoder, shape_of
 from clray.streams.feature_folder import FeatureFolder
-from clray.streams.features import compute, describe
+from clray.streams.features import describe
 from clray.streams.manifest import Manifest, read_manifest
 from clray.streams.shards import read_shard
 from tests.text_material import LENGTH, WIDTH, save_encoder, save_tokenizer, write_texts
@@ -126,7 +129,7 @@ def trial_spec(stream: str, model: dict[str, Any], **others: Any) -> TrialSpec:
         "method": "finetune",
         "benchmark": {"stream": stream},
         "model": model,
-        "protocol": {"validation_fraction": 0.25, "epochs": 10, "batch_size": 16},
+        "protocol": {"validation_fraction": 0.25, "epochs": 7, "batch_size": 16},
         "optimizer": {"name": "adam", "lr": 0.01},
         **others,
     }
@@ -172,6 +175,19 @@ def test_states_serve_their_own_encoder_and_no_images(
         shape_of(torch.zeros(2, 3, 4, 5))
 
 
+def run(stream: str, *arguments: str) -> Any:
+    """``clray data features`` with this model."""
+    app = typer.Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, [stream, "--encoder", "text_cnn", *arguments])
+
+
+def test_options_of_other_encoders_are_refused() -> None:
+    for option, value in (("--image-size", "32"), ("--weights", "bert.safetensors")):
+        with pytest.raises(BadSpec, match=f"{option}: got .*text_cnn has no such knob"):
+            raise run("nowhere", "--to", "nowhere", option, value).exception
+
+
 @pytest.mark.slow
 def test_the_commands_work_in_halves(knobs: dict[str, Any], encoder: str, tmp_path: Path) -> None:
     """Built and encoded by Ray; float16 halves the room and hardly moves the losses."""
@@ -187,7 +203,11 @@ def test_the_commands_work_in_halves(knobs: dict[str, Any], encoder: str, tmp_pa
             on_bad_row="error",
             watch=lambda _: None,
         )
-        states, _ = compute(stream, "text_cnn", model_of(encoder), str(tmp_path / "to"), "float16")
+        to = str(tmp_path / "to")
+        said = run(stream, "--to", to, "--dtype", "float16", f"encoder={encoder}")
+    assert said.exit_code == 0, said.output
+    assert f"240 rows of {LENGTH} states of {WIDTH} features in float16" in said.output
+    states = read_manifest(to)
     assert built.manifest.shape == (3, LENGTH, 1)
     assert (states.shape, states.dtype) == ((WIDTH, LENGTH, 1), "float16")
     assert states.num_rows() == built.manifest.num_rows() == 5 * 48
