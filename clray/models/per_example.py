@@ -3,7 +3,7 @@
 What diagonal importances (EWC and its like) are made of. The sum is over examples, each with its
 own gradient, so that it does not depend on how they are cut into batches.
 
-Linear, Conv2d and affine normalisation layers, which hold nearly all parameters of the usual
+Linear, convolution and affine normalisation layers, which hold nearly all parameters of the usual
 networks, need one forward and one backward pass: their gradients are rebuilt from their inputs
 and output gradients (Goodfellow 2015, arXiv 1510.01799; Rochette et al. 2019, arXiv 1912.06015).
 All other parameters go through ``torch.func``, which is exact too, and slower.
@@ -24,6 +24,7 @@ from torch.func import functional_call, grad, vmap
 Losses = Callable[[Tensor], Tensor]
 
 NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 CHUNK = 1 << 24
 """Numbers held at once for per-example weight gradients: 64 MiB of float32."""
 
@@ -33,7 +34,7 @@ def squared_gradients(model: nn.Module, x: Tensor, losses: Losses) -> dict[str, 
 
     Args:
         model: in evaluation mode, so that no example's output depends on another; a parameter
-            of a Linear, Conv2d or normalisation layer must be used through that layer alone.
+            of a Linear, convolution or normalisation layer must be used through that layer alone.
         x: [B, ...], what the model takes.
         losses: from the model's output [B, D] to each example's loss [B], or to several [K, B]
             whose squared gradients are added up. It must treat examples independently.
@@ -106,7 +107,7 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
         own = list(module.parameters(recurse=False))
         if any(owners[id(p)] > 1 for p in own) or not any(p.requires_grad for p in own):
             continue
-        plain_conv = type(module) is nn.Conv2d and module.padding_mode == "zeros"
+        plain_conv = type(module) in CONVOLUTIONS and module.padding_mode == "zeros"
         plain_conv = plain_conv and not isinstance(module.padding, str)
         if plain_conv or type(module) is nn.Linear or type(module) in NORMALISATIONS:
             found[name] = module
@@ -115,8 +116,9 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def _batched(module: nn.Module, x: Tensor, batch: int) -> bool:
     """Whether the layer saw the examples in its first dimension, and in a shape known here."""
-    fits = x.dim() == 4 if type(module) is nn.Conv2d else x.dim() >= 2
-    return fits and len(x) == batch
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        return x.dim() == 2 + len(module.kernel_size) and len(x) == batch
+    return x.dim() >= 2 and len(x) == batch
 
 
 def _cotangents(out: Tensor, losses: Losses) -> list[Tensor]:
@@ -139,9 +141,7 @@ def _add(sums: dict[str, Tensor], name: str, module: nn.Module, found: dict[str,
 
 def _layer_sums(module: nn.Module, x: Tensor, gradient: Tensor) -> dict[str, Tensor]:
     """Sums of squares for one layer, from its input and its output's gradient."""
-    if isinstance(module, nn.Linear):
-        return _matrix_sums(module, x, gradient)
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
         return _matrix_sums(module, x, gradient)
     product = gradient * _normalised(module, x)
     if isinstance(module, nn.LayerNorm):
@@ -163,17 +163,18 @@ def _normalised(module: nn.Module, x: Tensor) -> Tensor:
     return F.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
 
 
-def _matrix_sums(module: nn.Linear | nn.Conv2d, x: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+def _matrix_sums(
+    module: nn.Linear | nn.Conv1d | nn.Conv2d, x: Tensor, gradient: Tensor
+) -> dict[str, Tensor]:
     """For a weight that is used at L places of each example, such as pixels or tokens."""
-    conv = module if isinstance(module, nn.Conv2d) else None
+    conv = None if isinstance(module, nn.Linear) else module
     overlap = math.prod(conv.kernel_size) if conv else 1  # numbers unfolded from one, at most
     size = max(1, CHUNK // max(module.weight.numel(), x[0].numel() * overlap))
     weight = torch.zeros_like(module.weight).flatten(1)
     for part, rows in zip(torch.split(x, size), torch.split(gradient, size), strict=True):
         if conv:
-            pad, groups = conv.padding, conv.groups
-            assert not isinstance(pad, str)
-            columns = F.unfold(part, conv.kernel_size, conv.dilation, pad, conv.stride)
+            groups = conv.groups
+            columns = _unfolded(conv, part)
             columns = columns.view(len(part), groups, -1, columns.shape[2])
             rows = rows.reshape(len(part), groups, -1, columns.shape[3])
         else:
@@ -183,6 +184,17 @@ def _matrix_sums(module: nn.Linear | nn.Conv2d, x: Tensor, gradient: Tensor) -> 
         weight += (rows @ columns.transpose(2, 3)).square_().sum(0).flatten(0, 1)
     bias = gradient.flatten(2).sum(2) if conv else gradient.flatten(1, -2).sum(1)
     return {"weight": weight.view_as(module.weight), "bias": bias.square().sum(0)}
+
+
+def _unfolded(conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+    """What each place of a convolution's output is made of, [b, I, L]."""
+    pad = conv.padding
+    assert not isinstance(pad, str)
+    if isinstance(conv, nn.Conv2d):
+        return F.unfold(x, conv.kernel_size, conv.dilation, pad, conv.stride)
+    # One row of pixels.
+    size, gap, step = (1, *conv.kernel_size), (1, *conv.dilation), (1, *conv.stride)
+    return F.unfold(x.unsqueeze(2), size, gap, (0, *pad), step)
 
 
 def _add_any(

@@ -53,6 +53,15 @@ def test_networks(name: str) -> None:
     check(model, torch.rand(6, *shape), 5)
 
 
+@pytest.mark.parametrize("knobs", [{}, {"groups": 2, "stride": 2, "padding": 3, "dilation": 2}])
+def test_convolutions_over_time(knobs: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    layers = (nn.Conv1d(4, 6, 3, **knobs), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))  # type: ignore[arg-type]
+    model, x = nn.Sequential(*layers), torch.rand(6, 4, 12)
+    model(x)
+    check(model, x, 5)
+
+
 class Odd(nn.Module):
     """Layers of every kind: used twice, tied, in place, of unknown type, unused, with tokens."""
 

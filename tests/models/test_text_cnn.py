@@ -114,17 +114,17 @@ def test_flattened_states_serve_mlp() -> None:
     assert model.build_on_features("", STATES, 5)(torch.randn(2, *STATES)).shape == (2, 5)
 
 
-def test_importances_are_those_of_one_example_at_a_time() -> None:
-    model = config_of(filters=3, widths=[2, 4]).build_on_features("", STATES, 3).eval()
-    x = torch.randn(3, *STATES)
-    found = squared_gradients(model, x, lambda out: out.logsumexp(1))
-    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    for row in x:
+def test_importances_need_no_way_through_the_encoder(encoder: str) -> None:
+    model = config_of(encoder, filters=3, widths=[2, 4]).build("", SHAPE, 3).eval()
+    found = squared_gradients(model, texts(), lambda out: out.logsumexp(1))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    expected = {name: torch.zeros_like(p) for name, p in trained.items()}
+    for row in texts():
         loss = model(row.unsqueeze(0)).logsumexp(1).sum()
-        for name, gradient in zip(
-            expected, torch.autograd.grad(loss, list(model.parameters())), strict=True
-        ):
+        gradients = torch.autograd.grad(loss, list(trained.values()))
+        for name, gradient in zip(expected, gradients, strict=True):
             expected[name] += gradient.square()
+    assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value)
 
