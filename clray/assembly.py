@@ -53,6 +53,7 @@ def build_learner(spec: TrialSpec, stream: Stream, device: torch.device) -> Lear
         scenario=stream.scenario,
         num_classes=stream.num_classes,
         num_tasks=len(stream.tasks),
+        largest_task=max(len(task.classes) for task in stream.tasks),
         epochs=spec.protocol.epochs,
         batch_size=spec.protocol.batch_size,
         memory=spec.protocol.memory,

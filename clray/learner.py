@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ class Setup:
         scenario: one of ``clray.spec.SCENARIOS``.
         num_classes: output units over the whole stream.
         num_tasks: length of the stream.
+        largest_task: the most classes that a task has.
         epochs: passes over each task.
         batch_size: examples per step, over all workers.
         memory: examples that may be kept from old tasks.
@@ -52,6 +53,7 @@ class Setup:
     scenario: str
     num_classes: int
     num_tasks: int
+    largest_task: int
     epochs: int
     batch_size: int
     memory: int
@@ -80,6 +82,9 @@ class Learner(ABC):
     """Whether each task's training examples are joined by those of all tasks before it."""
     uses_memory: ClassVar[bool] = False
     """Whether the protocol's memory must hold at least one example."""
+
+    hands_over: ClassVar[bool] = True
+    """Whether another method can go on with the network, in the middle of a stream."""
 
     plain: ClassVar[bool] = False
     """Whether this is plain fine-tuning, without a care for old tasks."""
@@ -111,8 +116,14 @@ class Learner(ABC):
             0-d tensors by name, left on the device; ``loss`` is watched for divergence.
         """
 
-    def end_task(self, task: Task) -> None:
-        """Called after the last epoch of a task; ``task.train`` may be read again."""
+    def end_task(self, task: Task) -> dict[str, Any] | None:
+        """Called after the last epoch of a task; ``task.train`` may be read again.
+
+        Returns:
+            What a person may want to know of how the task was learned, as plain JSON, by name: it
+            becomes the record's ``facts``.
+        """
+        return None
 
     def predict(self, x: Tensor, task: Task | None) -> Tensor:
         """Logits [B, num_classes] for uint8 [B, C, H, W].

@@ -100,12 +100,12 @@ class Loop:
                     return self._diverge()
                 self._maybe_checkpoint(num_epochs)
             with self._timed("train"):
-                self.learner.end_task(task)
+                facts = self.learner.end_task(task)
             with self._timed("eval"):
                 row = self._grade(index)
             if any(accuracy is not None and math.isnan(accuracy) for accuracy in row):
                 return self._diverge()
-            record = self._record(row, len(task.train) * num_epochs)
+            record = self._record(row, len(task.train) * num_epochs, facts)
             self.task, self.epoch, self.steps, self.losses = index + 1, 0, 0, {}
             if self.task < self.num_tasks or self.keep:
                 self._checkpoint()
@@ -166,7 +166,9 @@ class Loop:
 
     # What is stored.
 
-    def _record(self, row: list[float | None], examples_seen: int) -> Record:
+    def _record(
+        self, row: list[float | None], examples_seen: int, facts: dict[str, Any] | None
+    ) -> Record:
         record: Record = {
             "task": self.task,
             "name": self.stream.tasks[self.task].name,
@@ -177,6 +179,8 @@ class Loop:
             "footprint": self.learner.footprint(),
             "reads": self.guard.taken(),
         }
+        if facts is not None:
+            record["facts"] = facts
         if self.task == 0:
             record["initial"] = self.initial
         self.records.append(record)

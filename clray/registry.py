@@ -13,6 +13,7 @@ import inspect
 import pkgutil
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -151,6 +152,11 @@ def complete(spec: TrialSpec) -> TrialSpec:
         for kind, config in configs.items()
     }
     changes = tuple(_completed(change, spec, benchmark.scenario) for change in spec.changes)
+    for before, after in pairwise((spec.method, *(change.method for change in changes))):
+        learners = [find("method", method.name).learner for method in (before, after)]
+        if learners[0] is not learners[1] and not learners[0].hands_over:
+            accepted = f"{before.name}: no other method can go on with its network"
+            raise BadSpec("changes: method", after.name, accepted)
     return spec.model_copy(update={**filled, "changes": changes})
 
 

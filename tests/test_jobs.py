@@ -12,6 +12,7 @@ from clray import files, protocols, registry
 from clray.errors import BadData, BadInput
 from clray.job import JobSpec
 from clray.parsing import parse
+from clray.spec import SCENARIOS
 
 
 def job(**changes: Any) -> JobSpec:
@@ -34,7 +35,10 @@ def plan(one: JobSpec) -> JobSpec:
 @pytest.mark.parametrize("name", files.space_names())
 def test_every_space_suits_its_method(name: str) -> None:
     space = files.load_space(name)
-    planned = plan(job(methods={name: {}}))
+    learner = registry.find("method", name.partition(".")[0]).learner
+    scenario = next(s for s in SCENARIOS if s in learner.scenarios)
+    benchmark = {"name": "split-digits", "scenario": scenario}
+    planned = plan(job(methods={name: {}}, benchmark=benchmark))
     assert planned.methods[name].space == space
     method = planned.methods[name].method
     assert method is not None

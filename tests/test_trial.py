@@ -224,6 +224,13 @@ def test_a_checkpoint_of_another_version_is_not_loaded(
         ({"method": "no.such.module"}, "got 'no.such.module'"),
         ({"optimizer": {"name": "adam", "momentum": 0.9}}, "except with name: sgd"),
         ({"method": "er"}, "protocol.memory, for method er: got 0"),
+        (
+            {
+                "method": "supsup",
+                "changes": [{"task": 1, "method": "finetune"}],
+            },
+            "changes: method: got 'finetune'; accepted: supsup: no other method can go on",
+        ),
     ],
 )
 def test_bad_trials_are_refused_before_they_start(changes: dict[str, Any], message: str) -> None:

@@ -60,11 +60,17 @@ def check_partial(board: Board) -> None:
 
 
 def check_chf(board: Board, selection: Chf) -> None:
-    """Refuse a yardstick that cannot learn here, and starts of knobs that cannot decay.
+    """Refuse a yardstick that cannot learn here, methods that it cannot be applied to, and starts
+    of knobs that cannot decay.
 
     Raises:
         BadInput: one of them.
     """
+    for contender in board.contenders:
+        name = contender.base.method.name
+        if not registry.find("method", name).learner.hands_over:
+            usable = "methods whose network fine-tuning can go on with, as a yardstick"
+            raise board.refuse(f"methods.{contender.label}", name, usable)
     if selection.method is not None:
         for contender in board.contenders:
             with about(f"{board.where}: method"):

