@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -79,7 +80,8 @@ def test_a_sweep_whose_workers_are_refused_ends_at_once(s3: ObjectStore, tmp_pat
     log = (tmp_path / "a" / "log").read_text()
     assert log.count("clray: error: ") == 1
     assert f"clray: error: {RESULTS}/trials/" in log
-    assert "cannot be written: access was refused; let these credentials" in log
+    # Deleting writes, too: pyarrow then puts back what marks the folder.
+    assert re.search("cannot be (written|deleted): access was refused; let these credentials", log)
     assert "the same command goes on from there" in log
     assert "Traceback" not in log
     assert " failed" not in log
