@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from clray.learner import Setup
 from clray.models.classifier import Classifier
+from clray.models.masked import on_mask
 from clray.models.subnetworks import Subnetworks
 from clray.task import Task
 
@@ -52,7 +53,7 @@ class RandomMask(Donor):
     def __enter__(self) -> None:
         super().__enter__()  # what is being learned is set aside, until ``learn``
         for name, layer in self.subnetworks.layers.items():
-            layer.put_together = torch.where(self.masks[name], layer.weight.detach(), 0)
+            layer.put_together = on_mask(layer.weight.detach(), self.masks[name])
         for norm in self.subnetworks.norms.values():
             norm.reset_running_stats()
 

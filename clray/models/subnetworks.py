@@ -8,7 +8,7 @@ stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -222,13 +222,6 @@ class Subnetworks:
                 value = statistics.get(f"{path}.{statistic}")
                 if value is not None:
                     norm.get_buffer(statistic).copy_(value)
-
-    # What can be said of them.
-
-    def masks(self, name: str) -> Iterator[tuple[MaskedLayer, Tensor]]:
-        """Each layer with the mask, bool, that was kept under a name."""
-        for layer in self.layers.values():
-            yield layer, layer.mask_of(name)
 
 
 def _drop(module: nn.Module, *names: str) -> None:

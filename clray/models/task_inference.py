@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from clray.errors import BadSpec
+from clray.models.masked import on_mask
 from clray.models.subnetworks import Subnetworks
 
 Objective = Literal["entropy", "superfluous"]
@@ -127,7 +128,7 @@ def alpha_gradients(
     total = slopes[0].new_zeros(len(names))
     for layer, slope in zip(layers, slopes, strict=True):
         pulls = slope * layer.weight.detach()
-        masked = [torch.where(layer.mask_of(name), pulls, 0).sum() for name in names]
+        masked = [on_mask(pulls, layer.mask_of(name)).sum() for name in names]
         total += torch.stack(masked)
     return total
 

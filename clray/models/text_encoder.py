@@ -66,7 +66,7 @@ def load(name: str, max_tokens: int) -> TokenStates:
         BadData: as ``find``, and for weights that are damaged or another network's.
     """
     folder = find(name)
-    transformers = pretrained.library(WHERE, name)
+    transformers = pretrained.imported(WHERE, name)
     try:
         network, told = transformers.AutoModel.from_pretrained(
             folder,
@@ -147,7 +147,7 @@ class TokenStates(nn.Module):
 
 @functools.lru_cache(16)
 def _config(folder: Path, content: str, name: str) -> Any:
-    transformers = pretrained.library(WHERE, name)
+    transformers = pretrained.imported(WHERE, name)
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever a damaged file makes the library raise

@@ -26,7 +26,7 @@ NETWORK = ("config.json", "*.safetensors", "*.safetensors.index.json")
 """Files that a network consists of."""
 
 
-def library(where: str, given: object) -> Any:
+def imported(where: str, given: object) -> Any:
     """The library, imported when it is first needed: that takes seconds.
 
     Args:
@@ -63,7 +63,7 @@ def find(name: str, files: Sequence[str], where: str) -> Path:
     if not path.is_dir():
         if plain.startswith(("/", ".", "~", "$")) or plain.count("/") > 1:
             raise BadData(where, plain, "a folder that exists, or a name on the Hugging Face hub")
-        library(where, plain)
+        imported(where, plain)
         path = _fetch(plain, tuple(files), where)
     if wanted and content_hash(path, files) != wanted:
         given = f"{plain}, which now holds {content_hash(path, files)}"

@@ -92,7 +92,7 @@ def content_hash(name: str) -> str:
 
 @functools.lru_cache(4)
 def _load(folder: Path, content: str, name: str) -> Any:
-    transformers = pretrained.library(WHERE, name)
+    transformers = pretrained.imported(WHERE, name)
     accepted = "a fast tokenizer, as save_pretrained writes it"
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)

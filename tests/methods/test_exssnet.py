@@ -73,7 +73,7 @@ def as_images(tasks: list[Task]) -> list[Task]:
 
 
 def masks(learner: SupermaskLearner, number: int) -> list[Tensor]:
-    return [mask for _, mask in learner.subnetworks.masks(str(number))]
+    return [layer.mask_of(str(number)) for layer in learner.subnetworks.layers.values()]
 
 
 def weights(learner: SupermaskLearner) -> list[Tensor]:
