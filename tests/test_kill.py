@@ -95,4 +95,4 @@ def kill_and_compare(folder: Path, trials: int, epochs: int, kills: list[int]) -
 
 @pytest.mark.slow
 def test_a_sweep_interrupted_and_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    kill_and_compare(tmp_path, 6, 60, [signal.SIGINT, *[signal.SIGKILL] * 4])
+    kill_and_compare(tmp_path, 6, 60, [signal.SIGINT, *[signal.SIGKILL] * 5])
