@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import clray
+from clray import apart
 from clray.spec import TrialSpec
 from clray.store import Folder
 
@@ -45,22 +46,25 @@ def _whose(key: str, device: torch.device) -> dict[str, str]:
 
 def find(spec: TrialSpec, folder: Folder, device: torch.device) -> bytes | None:
     """The checkpoint, by this version of clray on this kind of device, of this trial; or of a trial
-    that learned the beginning of the same stream in the same way: the longest that was kept.
-
-    Only a trial that says how many tasks it learns (``until``) has such a beginning.
-    """
+    that learned the beginning of the same stream in the same way: the longest that was kept."""
     content = folder.find(NAME)
     if content is not None:
         head = json.loads(content.partition(b"\n")[0])
         if _whose(spec.key, device).items() <= head.items():
             return content
-    for until in range((spec.until or 1) - 1, 0, -1):
-        key = spec.first(until).key
-        beside = folder.beside(key)
+    for shorter in apart.beginnings(spec):
+        beside = folder.beside(shorter.key)
         content = beside.find(NAME)
-        if content is not None and content.startswith(_head(key, device, until, 0)):
+        head = _head(shorter.key, device, shorter.until or 0, 0)
+        if content is not None and content.startswith(head):
             return content
     return None
+
+
+def is_of(content: bytes, spec: TrialSpec) -> bool:
+    """Whether a checkpoint is of this very trial."""
+    key: str = json.loads(content.partition(b"\n")[0])["key"]
+    return key == spec.key
 
 
 def load(content: bytes, device: torch.device) -> State:

@@ -5,9 +5,11 @@
     ClrayError                  exit code 1
     ├── RunFailed               a trial, a slot or a job did not end as it should
     │   ├── Leak                a trial touched data that its selection protocol forbids
+    │   ├── BrokenPromise       tasks that a method said it learns apart depend on one another
     │   └── StorageFailed       results cannot be written or read any more; an OSError too
     └── BadInput                exit code 2: nothing was started, nothing was written
         ├── BadSpec             a field of a spec, a job, a search space or an override
+        │   └── Infeasible      a value that a network or a stream leaves no room for
         ├── UnknownName         no method, benchmark, model, space, job or dataset of that name
         ├── BadData             a dataset, file or folder that is missing, damaged or out of reach
         ├── BadResources        a request that this machine or cluster can never satisfy
@@ -44,6 +46,26 @@ class Leak(RunFailed):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (Leak, (self.protocol, self.what))
+
+
+class BrokenPromise(RunFailed):
+    """A method that says it learns tasks apart answers one otherwise once it has learned others.
+
+    Args:
+        method: its name.
+        task: name of the task.
+        before, now: accuracy on it when it was learned, and at the end of the stream.
+    """
+
+    def __init__(self, method: str, task: str, before: float, now: float) -> None:
+        super().__init__(
+            f"method {method}: independent_after_first is a promise that it does not keep: accuracy"
+            f" on task {task!r} was {before:.4f} when it was learned and is {now:.4f} at the end"
+        )
+        self.method, self.task, self.before, self.now = method, task, before, now
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (BrokenPromise, (self.method, self.task, self.before, self.now))
 
 
 class StorageFailed(RunFailed, OSError):
@@ -94,6 +116,11 @@ class BadInput(ClrayError):
 
 class BadSpec(BadInput):
     """A field of a spec, a job, a search space or an override is not acceptable."""
+
+
+class Infeasible(BadSpec):
+    """A knob's value that this network or stream leaves no room for, which is known once it is
+    built: where values are searched, one that is infeasible fails alone."""
 
 
 class UnknownName(BadInput):

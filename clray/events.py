@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Stage = Literal["first stage", "search", "test", "transfer"]
-"""The search; the test runs of what it chose; two-stage's tuning of training knobs before it; and
-the trials that tell how a choice holds on another benchmark."""
+Stage = Literal["first stage", "search", "parts", "test", "transfer"]
+"""The search; the test runs of what it chose, and before them the tasks that these share, where a
+method learns tasks apart; two-stage's tuning of training knobs before all; and the trials that tell
+how a choice holds on another benchmark."""
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,34 @@ class Learner(ABC):
         """
         return None
 
+    @classmethod
+    def independent_after_first(cls, config: MethodConfig) -> bool:
+        """Whether, after the first task, no task's results depend on the others: a promise.
+
+        Then a learner is, for a task t that is not the first, a function of the first task, of t
+        and of how many tasks there are, wherever t stands and whatever else was learned; and its
+        answers on a task, learned or not yet, never change but when that task is learned. The frame
+        draws torch's and the setup's randomness anew for each task, learns each task once for all
+        orders with the same first task, and checks the promise when it puts a stream together.
+
+        Such a learner defines ``learned_of`` and ``adopt``, and tells tasks by name or classes,
+        never by their index.
+        """
+        return False
+
+    def learned_of(self, task: Task) -> Any:
+        """What another learner that has learned the same first task must ``adopt`` to answer for
+        this later one as this learner does; torch can save it.
+
+        Only asked where ``independent_after_first``, once the task has ended.
+        """
+        raise NotImplementedError(f"{type(self).__name__} learns no task apart from the others")
+
+    def adopt(self, task: Task, learned: Any) -> None:
+        """Take over what another learner says that it has ``learned_of`` a task, as if this one had
+        learned it itself."""
+        raise NotImplementedError(f"{type(self).__name__} learns no task apart from the others")
+
     def predict(self, x: Tensor, task: Task | None) -> Tensor:
         """Logits [B, num_classes] for uint8 [B, C, H, W].
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from clray import checkpoint
+from clray import apart, checkpoint
 from clray.assembly import build_learner, build_stream, change
 from clray.distributed import Distributed
 from clray.grading import Grader
@@ -23,6 +24,23 @@ from clray.outcome import Interrupted, Outcome, Record, Report, never
 from clray.spec import Resources, Storing, TrialSpec, derive_seed
 from clray.store import Folder
 from clray.task import Task
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A task that was learned.
+
+    Attributes:
+        row: of the accuracy matrix.
+        examples_seen: that were passed over, repeats counted.
+        facts: what the method says.
+        part: key of the trial that learned it, where that was another one.
+    """
+
+    row: list[float | None]
+    examples_seen: int
+    facts: dict[str, Any] | None
+    part: str | None = None
 
 
 class Loop:
@@ -62,8 +80,8 @@ class Loop:
         self.reads: dict[str, set[int]] = {}
         self.held: Batch | None = None
         self.seconds: dict[str, Any] = {"train": 0.0, "eval": 0.0, "store": 0.0, "tasks": []}
-        found = checkpoint.find(spec, folder, device) if self.leads else None
-        content = self.distributed.broadcast(found)
+        self.seconds["steps"] = 0  # that this trial itself has made
+        content = self.distributed.broadcast(self._find() if self.leads else None)
         if content is None:
             self.learner = build_learner(spec, self.stream, device)
         else:
@@ -71,8 +89,14 @@ class Loop:
             for name in _CARRIED:
                 setattr(self, name, state[name])
             guard.reads = self.reads
+            if not checkpoint.is_of(content, spec):
+                self.seconds["steps"] = 0
         if self.leads and (content is None or not folder.has("spec.json")):
             folder.write_json("spec.json", spec.model_dump(mode="json"))
+
+    def _find(self) -> bytes | None:
+        """The checkpoint to go on from."""
+        return checkpoint.find(self.spec, self.folder, self.device)
 
     # The loop.
 
@@ -87,31 +111,37 @@ class Loop:
                 self.initial = self.grader.accuracies(self.learner, seen=0)
         for index in range(self.task, self.num_tasks):
             self.guard.now = index
-            task = self.stream.tasks[index].for_learning()
-            if self.epoch == 0:
-                with self._timed("train"):
-                    self._begin(task)
-            num_epochs = self.learner.setup.epochs
-            while self.epoch < num_epochs:
-                with self._timed("train"):
-                    finite = self._learn(task, num_epochs)
-                self.epoch += 1
-                if not finite:
-                    return self._diverge()
-                self._maybe_checkpoint(num_epochs)
-            with self._timed("train"):
-                facts = self.learner.end_task(task)
-            with self._timed("eval"):
-                row = self._grade(index)
-            if any(accuracy is not None and math.isnan(accuracy) for accuracy in row):
+            learned = self._take(self.stream.tasks[index].for_learning())
+            if learned is None or any(a is not None and math.isnan(a) for a in learned.row):
                 return self._diverge()
-            record = self._record(row, len(task.train) * num_epochs, facts)
+            record = self._record(learned)
             self.task, self.epoch, self.steps, self.losses = index + 1, 0, 0, {}
             if self.task < self.num_tasks or self.keep:
                 self._checkpoint()
             if not self._tell(report, record) and self.task < self.num_tasks:
                 return self._end("stopped")
         return self._end("completed")
+
+    def _take(self, task: Task) -> Learned | None:
+        """Learn a task, or what is left of it, and grade; None where a loss was not a number."""
+        if self.epoch == 0:
+            with self._timed("train"):
+                self._begin(task)
+        num_epochs = self.learner.setup.epochs
+        while self.epoch < num_epochs:
+            with self._timed("train"):
+                finite = self._learn(task, num_epochs)
+            self.epoch += 1
+            if not finite:
+                return None
+            self._maybe_checkpoint(num_epochs)
+        with self._timed("train"):
+            facts = self.learner.end_task(task)
+        with self._timed("eval"):
+            row = self._grade(task.index)
+        if self.leads and task.index > 0 and apart.is_part(self.spec):
+            apart.save(self.learner.learned_of(task), self.spec, self.folder)
+        return Learned(row, len(task.train) * num_epochs, facts)
 
     def _begin(self, task: Task) -> None:
         told = self.spec.change_at(task.index)
@@ -123,6 +153,10 @@ class Loop:
         if self.spec.graded == "memory" and task.index > 0:
             seed = derive_seed(self.spec.seed, "held out", task.name)
             self.held = _memory(self.learner).hold_out(self.spec.held_out, seed)
+        if task.index > 0 and apart.is_promised(self.spec):
+            torch.manual_seed(derive_seed(self.spec.seed, "training", task.name))
+            own = derive_seed(self.spec.seed, "learner", task.name)
+            self.learner.setup.generator.manual_seed(own)
         self.learner.train_mode(True)
         self.learner.begin_task(task)
 
@@ -155,6 +189,7 @@ class Loop:
                 totals[name] = totals[name] + value if name in totals else value
             steps += 1
         self.steps += steps
+        self.seconds["steps"] += steps
         if not totals:
             return True
         sums = self.distributed.sum(torch.stack([v.detach().float() for v in totals.values()]))
@@ -166,21 +201,21 @@ class Loop:
 
     # What is stored.
 
-    def _record(
-        self, row: list[float | None], examples_seen: int, facts: dict[str, Any] | None
-    ) -> Record:
+    def _record(self, learned: Learned) -> Record:
         record: Record = {
             "task": self.task,
             "name": self.stream.tasks[self.task].name,
-            "accuracy": row,
+            "accuracy": learned.row,
             "losses": self.losses,
             "steps": self.steps,
-            "examples_seen": examples_seen,
+            "examples_seen": learned.examples_seen,
             "footprint": self.learner.footprint(),
             "reads": self.guard.taken(),
         }
-        if facts is not None:
-            record["facts"] = facts
+        if learned.facts is not None:
+            record["facts"] = learned.facts
+        if learned.part is not None:
+            record["part"] = learned.part
         if self.task == 0:
             record["initial"] = self.initial
         self.records.append(record)

@@ -20,7 +20,7 @@ class Outcome:
         records: one per task that was learned.
         metrics: of the accuracy matrix so far.
         seconds: spent in training, evaluation and checkpoints, over all of the trial's starts;
-            ``tasks``, in training each task.
+            ``tasks``, in training each task; and ``steps``, how many this trial made itself.
         error: what went wrong, for a person.
     """
 

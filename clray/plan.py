@@ -144,6 +144,7 @@ class Plan:
             metric=self.search.objective[0].metric,
             sign=self.search.objective[0].sign,
             threshold=threshold,
+            lenient=bool(self.space.searched) and not self.exact,
             waits=self.search.early.by if self.search.early else None,
         )
 

@@ -13,7 +13,15 @@ import torch
 
 from clray import trial
 from clray.distributed import Distributed
-from clray.errors import BadData, BadInput, BadResources, Leak, StorageFailed
+from clray.errors import (
+    BadData,
+    BadInput,
+    BadResources,
+    BrokenPromise,
+    Infeasible,
+    Leak,
+    StorageFailed,
+)
 from clray.outcome import Interrupted
 from clray.spec import Resources, Storing
 from clray.store import Folder, trial_folder
@@ -120,7 +128,7 @@ class SlotWorker:
                 if self.world > 1 and _between_workers(error):
                     raise  # another one failed, and tells why, or died
                 failed = error
-                ended = _as_failed(noted)
+                ended = _as_failed(noted, work.lenient)
                 break
             ended = {"state": outcome.state, "metrics": outcome.metrics, "error": outcome.error}
             if outcome.state != "completed" or index == len(work.runs) - 1:
@@ -168,9 +176,10 @@ def _noted(error: Exception, folder: Folder) -> Exception:
     return error
 
 
-def _as_failed(error: Exception) -> dict[str, Any]:
+def _as_failed(error: Exception, lenient: bool) -> dict[str, Any]:
     """How a run ended that raised; what no other run would do better with is ``fatal``."""
-    fatal = isinstance(error, BadInput | Leak | StorageFailed)
-    text = str(error) if fatal else f"{type(error).__name__}: {error}"
+    ours = isinstance(error, BadInput | BrokenPromise | Leak | StorageFailed)
+    fatal = ours and not (lenient and isinstance(error, Infeasible))
+    text = str(error) if ours else f"{type(error).__name__}: {error}"
     ended: dict[str, Any] = {"state": "failed", "metrics": {}, "error": text}
     return {**ended, "fatal": error} if fatal else ended

@@ -3,7 +3,7 @@
 ::
 
     <results>/trials/<key>/   spec.json, records.jsonl, result.json, timing.json, checkpoint,
-                              model.safetensors, error.txt
+                              learned, model.safetensors, error.txt
     <results>/jobs/<name>/    job.yaml, provenance.json, trials.jsonl, optuna.log, leaderboard.json,
                               final.json
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from clray import registry
+from clray import apart, registry
 from clray.distributed import Distributed
 from clray.events import TaskEnded, TrialEnded, TrialStarted, Watch
 from clray.guard import Guard, Permission, own
@@ -15,6 +15,7 @@ from clray.loop import Loop
 from clray.outcome import Outcome, Record, Report, go_on, never
 from clray.spec import Resources, Storing, TrialSpec
 from clray.store import Folder, trial_folder
+from clray.together import Together
 
 
 def ended(
@@ -75,6 +76,7 @@ def run(
         Interrupted: it was.
         Leak: the trial read what it may not, or its stored records say so.
         BadInput: the benchmark's data are missing, damaged or do not fit its knobs.
+        BrokenPromise: tasks that the method says it learns apart depend on one another.
     """
     distributed = Distributed()
     permission = permission or own(spec)
@@ -88,7 +90,17 @@ def run(
         return known
     device = device or torch.device("cpu")
     guard = Guard(permission, spec, _is_cumulative(spec))
-    loop = Loop(spec, folder, storing or Storing(), device, resources or Resources(), guard)
+    storing, resources = storing or Storing(), resources or Resources()
+    if apart.is_whole(spec):
+
+        def learn(part: TrialSpec, own: Folder) -> Outcome:
+            less = storing.model_copy(update={"model": False})
+            others = (less, device, interrupted, resources, permission)
+            return run(part, own, go_on, *others, keep=part.until == 1)
+
+        loop: Loop = Together(learn, spec, folder, storing, device, resources, guard)
+    else:
+        loop = Loop(spec, folder, storing, device, resources, guard)
     loop.interrupted, loop.keep = interrupted, keep
     return loop.go(report)
 

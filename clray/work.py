@@ -27,6 +27,9 @@ class Work(Spec):
     threshold: float | None = None
     """The trial ends after the first full run where its score is below this."""
 
+    lenient: bool = False
+    """Whether a value that turns out to be infeasible fails this trial alone."""
+
     waits: Literal["task", "epoch"] | None = None
     """Whether the slot waits, after each task or each run, until its reader has decided."""
 

@@ -101,3 +101,5 @@ def test_order_disparity_by_hand() -> None:
     found = metrics.order_disparity({"a": [0.9, 0.5, 0.7], "b": [0.8, 0.8, 0.9], "c": [0.1]})
     assert found == pytest.approx((0.25, 0.4))
     assert metrics.order_disparity({"a": [0.9]}) is None
+    by_task = {"a": [0.80, 0.78, 0.82], "b": [0.70, 0.75, 0.69], "c": [0.60, 0.60, 0.63]}
+    assert metrics.order_disparity(by_task) == pytest.approx((0.13 / 3, 0.06))

@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from clray import registry, trial
-from clray.errors import BadInput, BadResources
+from clray.errors import BadInput, BadResources, Infeasible
 from clray.events import Event, Stage, TrialResumed, TrialStarted, TrialWaits, ignore
 from clray.ray_train import Slots, check_here
 from clray.seen import Seen
@@ -146,6 +146,19 @@ def test_divergence_and_exceptions_end_the_trial_and_not_the_slot(
     assert stored is not None
     assert stored.state == "diverged"
     assert "diverged" in stored.records[-1]
+
+
+def test_an_infeasible_value_fails_alone_where_it_is_one_of_many(slots: Slots) -> None:
+    """As the network's size is known to none but the worker."""
+    method = {"name": "halrp", "growth": 0.05}
+    benchmark = {"name": "split-digits", "scenario": "task-incremental"}
+    one = Work.of(spec(method=method, benchmark=benchmark))
+    works = [one, one.model_copy(update={"lenient": True})]
+    alone, of_many = (end for _, end in sorted(slots.run(in_turn(works), no_report)))
+    assert alone["state"] == of_many["state"] == "failed"
+    assert isinstance(alone["fatal"], Infeasible)
+    assert "fatal" not in of_many
+    assert "method.growth: got 0.05; accepted: " in of_many["error"]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from clray.events import (
 from clray.report.numbers import count, fraction, size
 
 TrialName = tuple[str, Stage, int]
-STAGES: tuple[Stage, ...] = ("first stage", "search", "test", "transfer")
+STAGES: tuple[Stage, ...] = ("first stage", "search", "parts", "test", "transfer")
 
 
 @dataclass

@@ -32,6 +32,7 @@ STAGE_NAMES: dict[Stage, str] = {
     "search": "search trials",
     "test": "test runs",
     "transfer": "transfer trials",
+    "parts": "tasks learned apart",
 }
 
 _Spaces = list[tuple[SearchSpace, list[str]]]
@@ -93,8 +94,14 @@ def task_trainings(job: JobSpec, board: PlannedBoard) -> int:
         "search": search * _searched_tasks(board.selection, board.num_tasks),
         "test": _reported_tasks(board.selection, board.num_tasks),
         "transfer": search * _reported_tasks(board.selection, board.num_tasks),
+        "parts": 1,
     }
-    return sum(trials * learned[stage] for (_, stage), trials in board.planned.items())
+    put_together = {label for label, stage in board.planned if stage == "parts"}
+    return sum(
+        trials * learned[stage]
+        for (label, stage), trials in board.planned.items()
+        if stage != "test" or label not in put_together
+    )
 
 
 def space_of(label: str, entry: Entry) -> SearchSpace:

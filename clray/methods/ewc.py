@@ -32,7 +32,7 @@ from pydantic import Field
 from torch import Tensor
 
 from clray.learner import Learner, MethodConfig, Setup
-from clray.models.per_example import squared_gradients
+from clray.models.per_example import check_independent, squared_gradients
 from clray.models.quadratic import Quadratic
 from clray.spec import STABILITY
 from clray.task import Task, cut
@@ -65,6 +65,7 @@ class Ewc(Learner):
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
+        check_independent(setup.model)
         self.mode = config.mode
         self.quadratic = Quadratic()
 

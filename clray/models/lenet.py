@@ -2,7 +2,9 @@
 
 Two 5x5 convolutions, each with ReLU and 2x2 max pooling, and two hidden layers. The convolutions
 are padded by 2 so that 8x8, 28x28 and 32x32 images all fit: a side of s leaves floor(s / 4), at
-least 1. LeCun et al. 1998 do not pad.
+least 1. LeCun et al. 1998 do not pad. With ``batch_norm`` it is the network of HALRP (Li et al.
+2024, arXiv 2311.15161); its Omniglot network has ``channels: [64, 128]`` and ``hidden: [2500,
+1500]``.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ class Config(ModelConfig):
     """Channels of the two convolutions."""
     hidden: tuple[Width, ...] = (800, 500)
     """Width of each hidden layer after them."""
+    batch_norm: bool = False
+    """Whether each convolution and each hidden layer is normalised over the batch before ReLU."""
 
     def build(
         self, variant: str, image_shape: tuple[int, int, int], num_classes: int
@@ -37,14 +41,19 @@ class Config(ModelConfig):
         planes, height, width = image_shape
         if min(height, width) < 4:
             raise BadSpec("model lenet: image size", (height, width), "4 x 4 or more")
-        first, second = self.channels
-        layers: list[nn.Module] = [
-            *(nn.Conv2d(planes, first, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(first, second, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
-            nn.Flatten(),
-        ]
-        features = second * (height // 4) * (width // 4)
+        layers: list[nn.Module] = []
+        for size in self.channels:
+            layers.append(nn.Conv2d(planes, size, 5, padding=2))
+            if self.batch_norm:
+                layers.append(nn.BatchNorm2d(size))
+            layers += [nn.ReLU(), nn.MaxPool2d(2)]
+            planes = size
+        layers.append(nn.Flatten())
+        features = planes * (height // 4) * (width // 4)
         for size in self.hidden:
-            layers += [nn.Linear(features, size), nn.ReLU()]
+            layers.append(nn.Linear(features, size))
+            if self.batch_norm:
+                layers.append(nn.BatchNorm1d(size))
+            layers.append(nn.ReLU())
             features = size
         return Classifier(nn.Sequential(*layers), nn.Linear(features, num_classes))

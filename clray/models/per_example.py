@@ -20,6 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from clray.errors import BadSpec
 
 Losses = Callable[[Tensor], Tensor]
 
@@ -27,6 +30,18 @@ NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 CHUNK = 1 << 24
 """Numbers held at once for per-example weight gradients: 64 MiB of float32."""
+
+
+def check_independent(model: nn.Module) -> None:
+    """Refuse a network that mixes the examples of a batch even in evaluation mode.
+
+    Raises:
+        BadSpec: it normalises every batch by its own statistics.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and not module.track_running_stats:
+            accepted = "running statistics, for a method that takes each example's own gradient"
+            raise BadSpec(f"model: {name}", "normalisation by each batch alone", accepted)
 
 
 def squared_gradients(model: nn.Module, x: Tensor, losses: Losses) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clray.aside import Aside
-from clray.errors import BadSpec
+from clray.errors import Infeasible
 from clray.learner import Learner, Setup
 from clray.models.bitmask import Largest, Selection, count, erdos_renyi, kept
 from clray.models.classifier import Classifier
@@ -244,7 +244,7 @@ class SupermaskLearner(Learner):
             cap = None if "uncapped" in self.knobs.compat else CAP
             densities = erdos_renyi([layer.weight.shape for layer in layers], whole, cap)
             if densities is None:
-                raise BadSpec("method.density", whole, f"at most {CAP} with erdos-renyi")
+                raise Infeasible("method.density", whole, f"at most {CAP} with erdos-renyi")
         assert densities is not None
         return {
             name: kept(density, layer.weight.numel(), released)

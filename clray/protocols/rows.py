@@ -92,6 +92,7 @@ def _row(
         "train_seconds": _train_seconds(completed),
         "key": one.runs[-1].key if one else None,
         "test_keys": [run.spec.key for run in runs],
+        "shared": _shared(completed),
         "budget": _budget([*found.before, *found.candidates]),
         "transfer": found.transfer,
         "importances": found.importances,
@@ -127,6 +128,21 @@ def _by_task(runs: Sequence[FinalRun]) -> dict[str, list[float]]:
     return {
         name: [math.fsum(values) / len(values) for values in orders.values()]
         for name, orders in found.items()
+    }
+
+
+def _shared(runs: Sequence[FinalRun]) -> dict[str, int] | None:
+    """How much of what the final runs learned was learned once for several; None where tasks are
+    not learned apart."""
+    records = [record for run in runs for record in run.outcome.records if "part" in record]
+    if not records:
+        return None
+    own = {record["part"]: record["steps"] for record in records}
+    return {
+        "tasks": len(records),
+        "tasks_learned": len(own),
+        "steps": sum(record["steps"] for record in records),
+        "steps_learned": sum(own.values()),
     }
 
 

@@ -27,7 +27,7 @@ from clray.protocols.choosing import (
 from clray.protocols.known import known_trials
 from clray.protocols.rows import board_of, rows_of, without_clock
 from clray.protocols.session import Session
-from clray.protocols.testing import final_repeats, run_final
+from clray.protocols.testing import final_parts, final_repeats, run_final
 from clray.protocols.views import View, check_dynamic, check_stability, inner, views_of
 from clray.provenance import record_start
 from clray.ray_train import Slots
@@ -86,7 +86,7 @@ def _planned(board: Board) -> PlannedBoard:
         stage.check()
         planned[stage.label, "first stage"] = stage.study().trials
         contenders = tuple(second_stage(one, {}) for one in contenders)
-    finals = len(final_repeats(board, reported))
+    repeats = final_repeats(board, reported)
     for one in contenders:
         for path in one.space.searched:
             if path.startswith("benchmark.") and isinstance(selection, Gtep):
@@ -107,7 +107,10 @@ def _planned(board: Board) -> PlannedBoard:
             plan.check()
             planned[one.label, "search"] = plan.study().trials
         front = board.job.final.front if len(board.job.search.objective) > 1 else 1
-        planned[one.label, "test"] = finals * front
+        parts = final_parts(one, repeats, reported)
+        if parts and not selection.dynamic:
+            planned[one.label, "parts"] = parts * front
+        planned[one.label, "test"] = len(repeats) * front
         if isinstance(selection, Gtep):
             most = planned[one.label, "search"]
             planned[one.label, "transfer"] = min(most, selection.compare or most)

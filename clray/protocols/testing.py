@@ -11,8 +11,9 @@ from clray.errors import BadSpec
 from clray.job import Search
 from clray.outcome import Outcome
 from clray.plan import Plan, Repeat
-from clray.protocols.boards import Board
+from clray.protocols.boards import Board, Contender
 from clray.protocols.choosing import Choice
+from clray.protocols.parts import count_parts, learn_parts
 from clray.protocols.session import Session
 from clray.protocols.views import View, arrangements, inner
 from clray.selection import Gtep
@@ -56,6 +57,12 @@ def final_repeats(board: Board, view: View) -> list[tuple[str, Repeat]]:
     return [(name, Repeat(s, tasks)) for name, tasks in orders for s in seeds]
 
 
+def final_parts(contender: Contender, repeats: list[tuple[str, Repeat]], view: View) -> int:
+    """How many tasks one choice's final runs share, where the method learns tasks apart; else 0."""
+    specs = [_final(contender.base, view, repeat) for _, repeat in repeats]
+    return count_parts(specs, len(view.places))
+
+
 def run_final(
     board: Board, label: str, choices: list[Choice], view: View, session: Session
 ) -> list[list[FinalRun]]:
@@ -89,6 +96,7 @@ def run_final(
         stage="test",
         exact=True,
     )
+    learn_parts(session, plan, [spec for _, _, spec in runs])
     ended = session.run(plan, [(c.candidate.values, spec) for c, _, spec in runs])
     finals = []
     for (_, name, spec), one in zip(runs, ended, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from clray.report.board_table import ALARM, FRONT, overall_front
-from clray.report.numbers import duration, span, words
+from clray.report.numbers import count, duration, span, words
 from clray.report.ranking import ranked
 from clray.report.reading import Board
 from clray.report.significance import LEVEL, compare
@@ -21,6 +21,7 @@ def notes(board: Board) -> list[Text]:
         _letters(board),
         _front(board),
         _orders(board),
+        shared_between_orders(board),
         _selection(board),
         _constraints(board),
         _transfer(board),
@@ -87,6 +88,19 @@ def _orders(board: Board) -> str:
         f"AOPD, MOPD: a task's final accuracy in its best of {len(names)} orders{listed} less that"
         " in its worst, in the mean over tasks and at most; seeds averaged first."
     )
+
+
+def shared_between_orders(board: Board) -> str:
+    """How much was learned once for several orders, in a sentence; "" where nothing was."""
+    parts = [
+        f"{row.name} {shared.tasks_learned} of {shared.tasks} tasks"
+        f" ({count(shared.steps_learned)} of {count(shared.steps)} steps)"
+        for row in board.rows
+        if (shared := row.shared) is not None and shared.tasks_learned < shared.tasks
+    ]
+    if not parts:
+        return ""
+    return f"Learned once for all orders that begin with the same task: {', '.join(parts)}."
 
 
 def _selection(board: Board) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from clray.report.board_notes import shared_between_orders
 from clray.report.numbers import NONE, count, duration, estimate, fraction, knobs, words
 from clray.report.ranking import bounds, failures, ranked
 from clray.report.reading import Board, Row
@@ -76,6 +77,8 @@ def standings(view: View, metrics: Sequence[str]) -> list[Sheet]:
     told = ["Rows that share a letter do not differ significantly."] if same else []
     if orders:
         told.append("AOPD, MOPD: average and maximum order disparity of the tasks' accuracies.")
+    if shared := shared_between_orders(board):
+        told.append(shared)
     return [
         Sheet(
             "", heads, lines, " ".join([*told, *notes]), (0, heads.index("chosen hyperparameters"))

@@ -55,6 +55,16 @@ class Budget(_Stored):
     seconds: float | None = None
 
 
+class Shared(_Stored):
+    """Over all final runs of a method that learns tasks apart, the tasks and steps that they are
+    made of, and those that were learned: once for all orders that begin alike."""
+
+    tasks: int
+    tasks_learned: int
+    steps: int
+    steps_learned: int
+
+
 class Transfer(_Stored):
     """How well a choice on one benchmark holds on another (selection ``gtep``): over
     ``configurations``, Spearman's rank correlation of the objective on both, and by how much the
@@ -95,6 +105,7 @@ class Row(_Stored):
     train_seconds: float | None = None
     key: str | None = None
     test_keys: list[str] = []
+    shared: Shared | None = None
     budget: Budget = Budget()
     transfer: Transfer | None = None
     importances: dict[str, dict[str, float]] = {}
@@ -216,7 +227,8 @@ class TrialLine(_Stored):
 
 
 class Record(_Stored):
-    """What a trial recorded after a task; ``accuracy`` is that row of the accuracy matrix."""
+    """What a trial recorded after a task; ``accuracy`` is that row of the accuracy matrix, ``part``
+    the trial that learned the task, where tasks are learned apart."""
 
     task: int
     name: str
@@ -227,6 +239,7 @@ class Record(_Stored):
     footprint: dict[str, float] = {}
     steps: int = 0
     examples_seen: int = 0
+    part: str | None = None
     reads: dict[str, list[int]] = {}
     metrics: dict[str, float | None] = {}
     diverged: dict[str, int] | None = None

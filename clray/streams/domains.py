@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -90,20 +91,23 @@ class Permuted(_Domains):
     t."""
     identity_first: bool = True
     """Whether task 0 leaves the images as they are."""
+    across_channels: bool = False
+    """Whether values also move from one channel to another: ``torch.randperm(C * H * W)``."""
 
     def _names(self) -> list[str]:
         return [f"permutation-{t}" for t in range(self.num_tasks)]
 
     def _guises(self) -> list[str]:
-        seeds = [f"permutation {self.permutation_seed + t}" for t in range(self.num_tasks)]
+        kind = "permutation across channels" if self.across_channels else "permutation"
+        seeds = [f"{kind} {self.permutation_seed + t}" for t in range(self.num_tasks)]
         return ["all pixels in place", *seeds[1:]] if self.identity_first else seeds
 
     def _transform(
         self, defined: Sequence[int], image_shape: tuple[int, int, int], device: torch.device
     ) -> Transform:
-        pixels = image_shape[1] * image_shape[2]
+        pixels = math.prod(image_shape if self.across_channels else image_shape[1:])
         tables = permutation_tables(defined, pixels, self.permutation_seed, self.identity_first)
-        return PixelPermutations(tables.to(device))
+        return PixelPermutations(tables.to(device), self.across_channels)
 
 
 def _angles(value: Any) -> Any:

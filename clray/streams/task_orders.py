@@ -1,9 +1,10 @@
 """Fixed orders of tasks that were published: the task, as defined, at each position.
 
 Those of CIFAR-100 are the five of APD (Yoon, Kim, Yang and Hwang, ICLR 2020), with superclasses
-numbered as the dataset does. Those of the five datasets are what HALRP's code (Li et al., TKDE
-2024) draws from the seeds 0 to 4. Those of WebNLP are the customary four (de Masson d'Autume,
-Ruder, Kong and Yogatama, NeurIPS 2019).
+numbered as the dataset does. Those of the five datasets, of Permuted-MNIST (10 tasks) and of Tiny
+ImageNet (20 tasks) are what HALRP's code (Li et al., TKDE 2024) draws from the seeds 0 to 4: with
+NumPy, and for Tiny ImageNet, whose released runs all have seed 0, with Python's own generator.
+Those of WebNLP are the customary four (de Masson d'Autume, Ruder, Kong and Yogatama, NeurIPS 2019).
 """
 
 from __future__ import annotations
@@ -29,6 +30,20 @@ ORDERS: dict[str, dict[str, tuple[int, ...]]] = {
         "2": (2, 4, 1, 3, 0),
         "3": (3, 4, 1, 0, 2),
         "4": (0, 3, 1, 4, 2),
+    },
+    "permuted-mnist": {
+        "0": (2, 8, 4, 9, 1, 6, 7, 3, 0, 5),
+        "1": (2, 9, 6, 4, 0, 3, 1, 7, 8, 5),
+        "2": (4, 1, 5, 0, 7, 2, 3, 6, 9, 8),
+        "3": (5, 4, 1, 2, 9, 6, 7, 0, 3, 8),
+        "4": (3, 8, 4, 9, 2, 6, 0, 1, 5, 7),
+    },
+    "tiny-imagenet": {
+        "0": (10, 18, 16, 14, 0, 17, 11, 2, 3, 9, 5, 7, 4, 19, 6, 15, 8, 1, 13, 12),
+        "1": (11, 5, 17, 19, 9, 0, 16, 1, 15, 6, 10, 13, 14, 12, 7, 3, 8, 2, 18, 4),
+        "2": (7, 6, 17, 8, 19, 15, 13, 0, 3, 9, 14, 4, 10, 12, 16, 5, 11, 18, 2, 1),
+        "3": (8, 3, 6, 5, 15, 16, 2, 12, 0, 1, 13, 10, 19, 9, 14, 11, 4, 17, 18, 7),
+        "4": (17, 19, 10, 14, 5, 18, 16, 11, 4, 8, 6, 0, 13, 1, 2, 15, 12, 3, 9, 7),
     },
     "webnlp": {
         "i": (1, 0, 4, 2, 3),

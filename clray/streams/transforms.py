@@ -22,7 +22,7 @@ def permutation_tables(
 
     Args:
         tasks: which tasks' permutations.
-        pixels: H * W.
+        pixels: H * W; across channels C * H * W.
         seed: permutation t is ``torch.randperm`` from a generator seeded with ``seed + t``.
         identity_first: whether task 0 leaves the images as they are.
 
@@ -40,16 +40,18 @@ def permutation_tables(
 
 
 class PixelPermutations:
-    """One permutation of the pixels per domain, the same for all channels.
+    """One permutation of the pixels per domain, the same for all channels or across them.
 
     After Goodfellow et al. (2013) and Kirkpatrick et al. (2017).
 
     Args:
-        tables: int64 [domains, H * W].
+        tables: int64 [domains, H * W]; across channels [domains, C * H * W].
+        across_channels: whether values may move from one channel to another.
     """
 
-    def __init__(self, tables: Tensor) -> None:
+    def __init__(self, tables: Tensor, across_channels: bool = False) -> None:
         self.tables = tables
+        self.across_channels = across_channels
         positions = torch.arange(tables.shape[1], device=tables.device)
         self._identity = [bool(torch.equal(row, positions)) for row in tables]
 
@@ -60,9 +62,12 @@ class PixelPermutations:
                 return x
             table = self.tables[domain]
         else:
-            table = self.tables.index_select(0, domain).unsqueeze(1)
-        flat = x.flatten(2)  # gather is twice as quick as index_select over the last dimension
-        return flat.gather(2, table.expand(flat.shape)).view(x.shape)
+            table = self.tables.index_select(0, domain)
+            if not self.across_channels:
+                table = table.unsqueeze(1)
+        flat = x.flatten(1 if self.across_channels else 2)
+        # gather is twice as quick as index_select over the last dimension
+        return flat.gather(-1, table.expand(flat.shape)).view(x.shape)
 
 
 class Rotations:

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from clray import loop, registry, trial
+from clray import apart, loop, registry, trial
 from clray.learner import Learner
-from clray.spec import STABILITY, Storing, Tag, TrialSpec
+from clray.spec import STABILITY, Component, Storing, Tag, TrialSpec
 from clray.store import Folder
 from clray.task import Task
 
@@ -28,6 +28,12 @@ Build = Callable[..., Learner]
 METHODS = registry.names("method")
 KNOBS = [(m, k) for m in METHODS for k in registry.find("method", m).config.model_fields]
 REGULARISERS = [method for method, knob in KNOBS if knob == "strength"]
+PROMISING = [
+    method
+    for method in METHODS
+    for config in [registry.configure("method", Component(name=method))]
+    if registry.find("method", method).learner.independent_after_first(config)
+]
 EPOCHS, TASKS = 2, 3
 MEMORY = 30
 
@@ -75,7 +81,7 @@ def _scenario(method: str) -> str:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_learns_more_than_chance(method: str, tmp_path: Path) -> None:
-    outcome = trial.run(tiny(method), Folder(str(tmp_path)))
+    outcome = trial.run(tiny(method), Folder(str(tmp_path / "trial")))
     assert outcome.state == "completed"
     assert (outcome.metrics["learning_accuracy"] or 0) > 0.7
     assert (outcome.metrics["average_accuracy"] or 0) > 0.6  # chance: 0.5
@@ -92,7 +98,7 @@ def test_serves_each_scenario_that_it_claims(method: str, tmp_path: Path) -> Non
     for scenario in registry.find("method", method).learner.scenarios:
         benchmark = {"name": benchmarks[scenario], "num_tasks": 2, "scenario": scenario}
         spec = tiny(method, benchmark=benchmark, protocol={"epochs": 6, "memory": MEMORY})
-        outcome = trial.run(spec, Folder(str(tmp_path / scenario)))
+        outcome = trial.run(spec, Folder(str(tmp_path / scenario / "trial")))
         assert outcome.state == "completed", scenario
         assert (outcome.metrics["learning_accuracy"] or 0) > 0.3, scenario
 
@@ -107,10 +113,12 @@ def test_resumes_bit_for_bit_from_a_cut_at_every_task_and_epoch(
 ) -> None:
     storing = Storing(checkpoint_epochs=1, model=True)
     spec = tiny(method)
-    whole = Folder(str(tmp_path / "whole"))
+    whole = Folder(str(tmp_path / "whole" / "trial"))
     trial.run(spec, whole, storing=storing)
     original = loop.Loop._checkpoint
     cuts = TASKS * EPOCHS - 1  # the last epoch of the last task ends the trial
+    if apart.is_whole(spec):
+        cuts = TASKS * (EPOCHS - 1) + 1  # each later task ends a trial
     for cut in range(1, cuts + 1):
         count = 0
 
@@ -122,7 +130,7 @@ def test_resumes_bit_for_bit_from_a_cut_at_every_task_and_epoch(
                 raise Cut
 
         monkeypatch.setattr(loop.Loop, "_checkpoint", checkpoint)
-        folder = Folder(str(tmp_path / f"cut-{cut}"))
+        folder = Folder(str(tmp_path / f"cut-{cut}" / "trial"))
         with pytest.raises(Cut):
             trial.run(spec, folder, storing=storing)
         assert not folder.has("result.json")
@@ -132,9 +140,30 @@ def test_resumes_bit_for_bit_from_a_cut_at_every_task_and_epoch(
             assert folder.read(name) == whole.read(name), (cut, name)
 
 
+@pytest.mark.parametrize("method", PROMISING)
+def test_keeps_its_promise_that_later_tasks_are_learned_apart(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: put together from parts, which all orders share, or gone through at once."""
+    assert "class-incremental" not in registry.find("method", method).learner.scenarios
+    for order in ((0, 1, 2), (0, 2, 1)):
+        spec = tiny(method, tasks=order)
+        together, alone = (Folder(str(tmp_path / name / f"{order}")) for name in ("all", "alone"))
+        trial.run(spec, together, storing=Storing(model=True))
+        with monkeypatch.context() as patched:
+            patched.setattr(apart, "is_whole", lambda spec: False)
+            trial.run(spec, alone, storing=Storing(model=True))
+        records = [
+            [{k: v for k, v in r.items() if k not in ("part", "reads")} for r in lines]
+            for lines in (folder.read_lines("records.jsonl") for folder in (together, alone))
+        ]
+        assert records[0] == records[1]
+        assert together.read("model.safetensors") == alone.read("model.safetensors")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_stays_within_its_memory(method: str, tmp_path: Path) -> None:
-    outcome = trial.run(tiny(method), Folder(str(tmp_path)))
+    outcome = trial.run(tiny(method), Folder(str(tmp_path / "trial")))
     for record in outcome.records:
         footprint = record["footprint"]
         assert set(footprint) == {"parameters", "examples", "bytes"}
@@ -208,7 +237,8 @@ def another(learner: Learner, knob: str) -> Any:
                 return type(config).model_validate({**config.model_dump(), knob: value})
             except ValidationError:
                 continue
-    raise AssertionError(f"no other value of {knob}")
+    # One that suits no other knob as it is must not act either.
+    return config.model_copy(update={knob: values[0]})
 
 
 def learn(learner: Learner, task: Task) -> dict[str, Tensor]:
@@ -241,20 +271,21 @@ def _worker(rank: int, root: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{root}/group", rank=rank, world_size=2)
     for method in METHODS:
-        trial.run(tiny(method), Folder(f"{root}/{method}"), storing=Storing(model=True))
+        trial.run(tiny(method), Folder(f"{root}/{method}/trial"), storing=Storing(model=True))
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_workers_equal_one(method: str, two_workers: Path, tmp_path: Path) -> None:
-    trial.run(tiny(method), Folder(str(tmp_path)), storing=Storing(model=True))
-    one = load_file(tmp_path / "model.safetensors")
-    two = load_file(two_workers / method / "model.safetensors")
+    mine, theirs = tmp_path / "trial", two_workers / method / "trial"
+    trial.run(tiny(method), Folder(str(mine)), storing=Storing(model=True))
+    one = load_file(mine / "model.safetensors")
+    two = load_file(theirs / "model.safetensors")
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], atol=1e-5), name
-    for mine, theirs in zip(_losses(tmp_path), _losses(two_workers / method), strict=True):
-        assert mine == pytest.approx(theirs, abs=1e-5)
+    for single, double in zip(_losses(mine), _losses(theirs), strict=True):
+        assert single == pytest.approx(double, abs=1e-5)
 
 
 def _losses(folder: Path) -> list[list[float]]:

@@ -27,7 +27,8 @@ def build(
 
 
 def test_are_found() -> None:
-    assert registry.names("model") == ["lenet", "mlp", "slim_resnet18", "text_cnn", "timm"]
+    names = ["lenet", "mlp", "slim_resnet18", "small_alexnet", "text_cnn", "timm"]
+    assert registry.names("model") == names
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
@@ -39,10 +40,11 @@ def test_serve_images_of_all_sizes(name: str, shape: tuple[int, int, int]) -> No
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_sizes_are_those_of_the_papers() -> None:
-    def count(model: nn.Module) -> int:
-        return sum(p.numel() for p in model.parameters())
+def count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
+
+def test_sizes_are_those_of_the_papers() -> None:
     assert count(build("mlp", (1, 28, 28), 10)) == 269_322
     assert count(build("slim_resnet18", num_classes=100)) == 1_109_240
     wide = build("slim_resnet18", num_classes=10, width=64)
@@ -52,9 +54,64 @@ def test_sizes_are_those_of_the_papers() -> None:
     assert kinds[1:] == 2 * [nn.Linear, nn.ReLU, nn.Dropout]
 
 
+OMNIGLOT = {"channels": [64, 128], "hidden": [2500, 1500]}
+WIDE = {"width": 32, "bias": True, "pool": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs", "shape", "num_classes", "size"),
+    [
+        ("lenet", {"batch_norm": True}, (3, 32, 32), 10, 2_995_620),
+        ("lenet", {"batch_norm": True}, (3, 32, 32), 5, 2_993_115),
+        ("lenet", {"batch_norm": True, **OMNIGLOT}, (1, 28, 28), 12, 19_666_988),
+        ("small_alexnet", {}, (3, 32, 32), 10, 6_533_450),
+        ("small_alexnet", {}, (3, 64, 64), 10, 23_310_666),
+        ("small_alexnet", {}, (3, 64, 64), 5, 23_300_421),
+        ("slim_resnet18", WIDE, (3, 32, 32), 10, 2_807_690),
+        ("slim_resnet18", WIDE, (3, 64, 64), 10, 2_838_410),
+        ("slim_resnet18", WIDE, (3, 64, 64), 5, 2_817_925),
+    ],
+)
+def test_sizes_are_those_of_halrp(
+    name: str, knobs: dict[str, Any], shape: tuple[int, int, int], num_classes: int, size: int
+) -> None:
+    with torch.device("meta"):  # shapes alone: nothing is drawn
+        model = build(name, shape, num_classes, **knobs)
+        assert count(model) == size
+        assert model(torch.empty(2, *shape)).shape == (2, num_classes)
+
+
+def test_normalisation_and_dropout_stand_where_the_papers_have_them() -> None:
+    def kinds(name: str, **knobs: Any) -> str:
+        layers = build(name, hidden=[4], **knobs).encoder.children()
+        return " ".join(type(layer).__name__ for layer in layers)
+
+    assert kinds("lenet", batch_norm=True) == (
+        "Conv2d BatchNorm2d ReLU MaxPool2d " * 2 + "Flatten Linear BatchNorm1d ReLU"
+    )
+    assert kinds("small_alexnet", width=2) == (
+        "Conv2d BatchNorm2d ReLU Dropout MaxPool2d " * 3 + "Flatten Linear BatchNorm1d ReLU Dropout"
+    )
+    assert "Dropout" not in kinds("small_alexnet", width=2, dropout=False)
+
+
+def test_without_running_statistics_a_prediction_depends_on_its_batch() -> None:
+    x = torch.rand(4, 3, 32, 32)
+    for kept in (True, False):
+        model = build("small_alexnet", width=2, hidden=[4], running_stats=kept).eval()
+        assert torch.allclose(model(x)[:2], model(x[:2]), atol=1e-6) is kept
+
+
 def test_what_cannot_be_built_is_refused() -> None:
     with pytest.raises(BadSpec, match="4 x 4"):
         build("lenet", (1, 3, 3))
+    with pytest.raises(BadSpec, match="19 x 19"):
+        build("small_alexnet", (3, 28, 18))
+    assert build("small_alexnet", (1, 19, 28), width=2)(torch.rand(2, 1, 19, 28)).shape == (2, 7)
+    with pytest.raises(BadSpec, match="9 x 9 or more, with pool: 2"):
+        build("slim_resnet18", (3, 32, 8), pool=2)
+    pooled = build("slim_resnet18", (3, 9, 17), width=2, pool=2)
+    assert pooled(torch.rand(2, 3, 9, 17)).shape == (2, 7)
     with pytest.raises(BadSpec, match="hidden"):
         build("mlp", hidden=[0])
     with pytest.raises(UnknownName, match="variant"):

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clray import registry
-from clray.models.per_example import squared_gradients
+from clray.errors import BadSpec
+from clray.models.per_example import check_independent, squared_gradients
 from clray.spec import Component
 
 
@@ -117,6 +118,13 @@ def test_training_mode_is_refused_and_no_examples_give_zeros() -> None:
         squared_gradients(model, torch.rand(2, 3), lambda out: out.sum(1))
     found = squared_gradients(model.eval(), torch.rand(0, 3), lambda out: out.sum(1))
     assert all(not value.any() for value in found.values())
+
+
+def test_a_network_that_mixes_examples_is_refused() -> None:
+    kept, alone = (nn.Sequential(nn.BatchNorm1d(3, track_running_stats=s)) for s in (True, False))
+    check_independent(kept)
+    with pytest.raises(BadSpec, match="accepted: running statistics"):
+        check_independent(alone)
 
 
 def test_is_quick() -> None:

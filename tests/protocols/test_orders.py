@@ -8,6 +8,7 @@ import pytest
 
 from clray import protocols
 from clray.errors import BadInput
+from clray.events import BoardStarted, Event, TrialEnded
 from clray.protocols.boards import boards_of
 from clray.protocols.views import arrangements, repeats_of, views_of
 from clray.store import Folder
@@ -77,6 +78,36 @@ def test_final_runs_over_orders_tell_their_disparity(run_job: RunJob, job_files:
             ended.setdefault(name, [[], []])[place // 2].append(accuracy)
     spans = [abs(sum(a) / 2 - sum(b) / 2) for a, b in ended.values()]
     assert row["order_disparity"] == pytest.approx([sum(spans) / len(spans), max(spans)])
+
+
+def test_orders_that_begin_alike_share_what_follows(run_job: RunJob, job_files: Folder) -> None:
+    told: list[Event] = []
+    orders = [[0, 1, 2, 3], [0, 3, 2, 1], [0, 2, 1, 3], [0, 1, 3, 2]]
+    benchmark = {**job_of().benchmark.model_dump(), "scenario": "task-incremental"}  # type: ignore[union-attr]
+    final = run_job(
+        told.append,
+        benchmark=benchmark,
+        methods={"separate": {}, "finetune": {}},
+        final={"seeds": 2, "orders": orders},
+    )
+    rows = {row["label"]: row for row in final["boards"][0]["rows"]}
+    shared = rows["separate"]["shared"]
+    assert (shared["tasks"], shared["tasks_learned"]) == (2 * 4 * 4, 2 * 4)
+    assert shared["steps"] == 4 * shared["steps_learned"]
+    assert rows["separate"]["order_disparity"] == [0, 0]
+    assert rows["finetune"]["shared"] is None
+    # What was run is what is said to have been.
+    root = Folder(job_files.uri.rpartition("/jobs/")[0]) / "trials"
+    run = 0
+    for key in root.names():
+        spec = (root / key).read_json("spec.json")
+        if spec["method"]["name"] == "separate" and spec["split"] == "test":
+            run += (root / key).read_json("timing.json")["steps"]
+    assert run == shared["steps_learned"]
+    [started] = [event for event in told if isinstance(event, BoardStarted)]
+    ended = [e for e in told if isinstance(e, TrialEnded) and e.stage == "parts"]
+    assert started.planned["separate", "parts"] == len(ended) == 2 * 4
+    assert ("finetune", "parts") not in started.planned
 
 
 def test_on_another_half_each_seed_has_an_order_of_its_own(run_job: RunJob) -> None:

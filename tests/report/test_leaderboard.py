@@ -172,6 +172,16 @@ def test_orders(width: int, made: Any) -> None:
     assert "over 5 fresh seeds in each of 3 orders" in _flat(shown)
     assert "best of 3 orders (natural, 7, A)" in _flat(shown)
     assert "paired over seeds and orders" in _flat(shown)
+    assert "Learned once" not in _flat(shown)
+
+
+def test_what_orders_share(made: Any) -> None:
+    counts = {"tasks": 40, "tasks_learned": 30, "steps": 7560, "steps_learned": 5670}
+    rows = [made.row("er", ER, shared=counts), made.row("ewc", EWC)]
+    shown = _flat(_shown(made.final(made.board(rows)), 120))
+    said = "Learned once for all orders that begin with the same task: er 30 of 40 tasks (5.67 k of"
+    assert said in shown
+    assert "7.56 k steps)." in shown
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -44,6 +44,14 @@ def test_other_permutations_on_request(make_stream: MakeStream) -> None:
     assert torch.equal(x, stored.flatten(2)[:, :, table].view(x.shape))
 
 
+def test_channels_are_permuted_together_on_request(make_stream: MakeStream) -> None:
+    stream = make_stream("permuted-digits", num_tasks=2, channels=3, across_channels=True)
+    table = torch.randperm(192, generator=torch.Generator().manual_seed(1001))
+    x, _, stored = first(stream.tasks[1].train)
+    assert torch.equal(x, stored.flatten(1)[:, table].view(x.shape))
+    assert not torch.equal(x[:, 0], x[:, 1])  # three equal channels are no longer equal
+
+
 def test_tasks_turn_the_images(make_stream: MakeStream) -> None:
     stream = make_stream("rotated-digits", angles=[0, 90, 180])
     assert [t.name for t in stream.tasks] == ["rotation-0", "rotation-90", "rotation-180"]

@@ -45,6 +45,14 @@ def test_all_channels_are_permuted_alike() -> None:
     assert torch.equal(permute(x, 2), x.flatten(2)[:, :, tables[2]].view(x.shape))
 
 
+def test_channels_may_be_permuted_together() -> None:
+    x = images(5, 3, 4, 4)
+    tables = permutation_tables(range(3), 48, 1000)
+    permute = PixelPermutations(tables, across_channels=True)
+    assert permute(x, 0) is x
+    assert torch.equal(permute(x, 2), x.flatten(1)[:, tables[2]].view(x.shape))
+
+
 @pytest.mark.parametrize("angle", [0, 90, 180, 270, -90, 360, 450])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 9)])
 def test_quarter_turns_are_exact(angle: int, shape: tuple[int, int, int]) -> None:
@@ -67,11 +75,12 @@ def test_a_small_turn_keeps_the_middle_and_darkens_the_corners() -> None:
     assert turned[0, 0, 0, 0] == 0
 
 
-@pytest.mark.parametrize("kind", ["permutations", "rotations"])
+@pytest.mark.parametrize("kind", ["permutations", "across channels", "rotations"])
 def test_a_batch_of_several_domains_is_that_of_each(kind: str) -> None:
     x = images(12, 3, 8, 8)
     transforms: dict[str, Transform] = {
         "permutations": PixelPermutations(permutation_tables(range(4), 64, 1000)),
+        "across channels": PixelPermutations(permutation_tables(range(4), 192, 1000), True),
         "rotations": Rotations([0, 17.5, 90, 200], (3, 8, 8), CPU),
     }
     transform = transforms[kind]
