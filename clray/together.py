@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from clray import apart, checkpoint
 from clray.errors import BrokenPromise
-from clray.guard import Guard
 from clray.loop import Learned, Loop
 from clray.outcome import Outcome
-from clray.spec import Resources, Storing, TrialSpec
+from clray.spec import TrialSpec
 from clray.store import Folder
 from clray.task import Task
 
@@ -26,25 +23,13 @@ TOLERANCE = 0.005
 
 
 class Together(Loop):
-    """A trial that learns nothing itself.
+    """A trial that learns nothing itself; see ``Loop``.
 
-    Args:
-        learn: runs a part, unless it is stored.
-        spec, folder, storing, device, resources, guard: see ``Loop``.
+    Attributes:
+        learn: runs a part in its folder, unless it is stored; to be set before ``go``.
     """
 
-    def __init__(
-        self,
-        learn: Callable[[TrialSpec, Folder], Outcome],
-        spec: TrialSpec,
-        folder: Folder,
-        storing: Storing,
-        device: torch.device,
-        resources: Resources,
-        guard: Guard,
-    ) -> None:
-        self.learn = learn
-        super().__init__(spec, folder, storing, device, resources, guard)
+    learn: Callable[[TrialSpec, Folder], Outcome]
 
     def _find(self) -> bytes | None:
         """Nothing: what there is to go on from are the parts."""
@@ -69,7 +54,8 @@ class Together(Loop):
             return None
         if task.index == 0:
             self.learner = checkpoint.load(content, self.device)["learner"]
-            row = self._grade(0)
+            with self._timed("eval"):
+                row = self._grade(0)
         else:
             self.learner.adopt(task, apart.load(content, self.device))
             row = [*self.records[-1]["accuracy"]]

@@ -91,16 +91,19 @@ def run(
     device = device or torch.device("cpu")
     guard = Guard(permission, spec, _is_cumulative(spec))
     storing, resources = storing or Storing(), resources or Resources()
+    handed = (spec, folder, storing, device, resources, guard)
+    loop: Loop
     if apart.is_whole(spec):
 
-        def learn(part: TrialSpec, own: Folder) -> Outcome:
+        def learn(part: TrialSpec, beside: Folder) -> Outcome:
             less = storing.model_copy(update={"model": False})
             others = (less, device, interrupted, resources, permission)
-            return run(part, own, go_on, *others, keep=part.until == 1)
+            return run(part, beside, go_on, *others, keep=part.until == 1)
 
-        loop: Loop = Together(learn, spec, folder, storing, device, resources, guard)
+        loop = together = Together(*handed)
+        together.learn = learn
     else:
-        loop = Loop(spec, folder, storing, device, resources, guard)
+        loop = Loop(*handed)
     loop.interrupted, loop.keep = interrupted, keep
     return loop.go(report)
 
