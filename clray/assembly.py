@@ -53,6 +53,7 @@ def build_learner(spec: TrialSpec, stream: Stream, device: torch.device) -> Lear
         scenario=stream.scenario,
         num_classes=stream.num_classes,
         num_tasks=len(stream.tasks),
+        num_examples=sum(len(task.train) for task in stream.tasks),
         largest_task=max(len(task.classes) for task in stream.tasks),
         epochs=spec.protocol.epochs,
         batch_size=spec.protocol.batch_size,
@@ -62,6 +63,7 @@ def build_learner(spec: TrialSpec, stream: Stream, device: torch.device) -> Lear
         generator=generator,
         distributed=Distributed(),
         device=device,
+        coded=stream.coded,
     )
     torch.manual_seed(derive_seed(spec.seed, "training"))
     return _learner(spec.method, setup)

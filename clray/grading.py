@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import string
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,12 @@ from clray.task import Stream, Task
 
 EVAL_BATCH = 512
 """Examples per evaluation batch; it changes no result beyond rounding."""
+SIDE = 100
+"""Points of the grid on which regions are found, in each direction."""
+SYMBOLS = string.digits + string.ascii_lowercase
+"""How an answer is written in a row of the grid: a base-36 digit."""
+SHOWN = 200
+"""Training points of a task that are recorded at most, evenly spread."""
 
 
 class Grader:
@@ -69,6 +77,48 @@ class Grader:
             self._count(learner, x, y, index, forbidden, counts)
         right, odd = counts[index].tolist()
         return math.nan if odd else right / int(own.sum())
+
+    @torch.no_grad()
+    def regions(self, learner: Learner, seen: int) -> dict[str, Any] | None:
+        """Which class the learner answers where, after ``seen`` tasks, with points of the task that
+        was learned last; None where the examples are no points of a square, or an answer depends on
+        the task that is told.
+
+        Returns:
+            As plain JSON: ``square``, its ends; ``grid``, a row of digits for each row of cells,
+            the topmost first, each digit the answer at the middle of its cell; ``points``,
+            [x, y, label] of training points.
+
+        Raises:
+            ValueError: more than 36 classes.
+        """
+        square, scenario = self.stream.square, self.stream.scenario
+        if square is None or scenario == "task-incremental":
+            return None
+        if self.stream.num_classes > len(SYMBOLS):
+            raise ValueError(f"the regions of {self.stream.num_classes} classes cannot be written")
+        learner.train_mode(False)
+        task = self.stream.tasks[seen - 1]
+        low, high = square
+        middles = low + (high - low) * (torch.arange(SIDE, device=self.device) + 0.5) / SIDE
+        grid = torch.cartesian_prod(middles.flip(0), middles).flip(1)[:, :, None, None]
+        forbidden = self._forbidden(task, seen)
+        answers = []
+        for x in torch.split(grid, EVAL_BATCH):
+            logits = learner.predict(x, None)
+            if forbidden is not None:
+                logits = logits.masked_fill(forbidden, -torch.inf)
+            answers.append(logits.argmax(1))
+        rows = torch.cat(answers).view(SIDE, SIDE).tolist()
+        xs, ys = zip(*task.train.batches(EVAL_BATCH), strict=True)
+        step = -(-len(task.train) // SHOWN)
+        places, labels = torch.cat(xs)[::step].flatten(1).tolist(), torch.cat(ys)[::step].tolist()
+        pairs = zip(places, labels, strict=True)
+        return {
+            "square": [low, high],
+            "grid": ["".join(SYMBOLS[answer] for answer in row) for row in rows],
+            "points": [[round(x, 3), round(y, 3), label] for (x, y), label in pairs],
+        }
 
     def _shown(self, seen: int) -> range:
         """The tasks that are graded after ``seen`` of them."""

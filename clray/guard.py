@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
+from clray import registry
 from clray.errors import Leak
-from clray.spec import Graded, Spec, Split, TrialSpec
+from clray.spec import Component, Graded, Spec, Split, TrialSpec
 from clray.task import Examples, Stream, Task
 
 Reads = dict[str, list[int]]
@@ -45,7 +46,7 @@ class Permission(Spec):
         Raises:
             Leak: another benchmark.
         """
-        if self.benchmark is not None and identity(spec) != self.benchmark:
+        if self.benchmark is not None and identity(spec.benchmark) != self.benchmark:
             raise Leak(self.protocol, "read another benchmark than its own")
 
     def check(self, split: str, position: int, place: int, now: int, cumulative: bool) -> None:
@@ -101,9 +102,10 @@ class Permission(Spec):
                     self.check(split, position, place, record["task"], all_of)
 
 
-def identity(spec: TrialSpec) -> str:
-    """Names a trial's benchmark and all of its knobs."""
-    return spec.benchmark.model_dump_json()
+def identity(benchmark: Component) -> str:
+    """Names a benchmark and its knobs, but for those that say in what form it is read."""
+    filled_in = registry.configure("benchmark", benchmark).filled_in
+    return benchmark.model_dump_json(exclude=set(filled_in))
 
 
 def own(spec: TrialSpec) -> Permission:

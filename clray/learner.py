@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from clray.distributed import Distributed
+from clray.events import Watch, ignore
 from clray.spec import SCENARIOS
 from clray.task import Task
 
@@ -23,6 +24,17 @@ class MethodConfig(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    def pinned(self, encoder: str | None) -> Self:
+        """These knobs with what they read, beside the stream, named by its content.
+
+        Args:
+            encoder: key of the encoder whose features the stream holds; None: it holds images.
+
+        Raises:
+            BadInput: data that are missing or do not fit.
+        """
+        return self
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,7 @@ class Setup:
         scenario: one of ``clray.spec.SCENARIOS``.
         num_classes: output units over the whole stream.
         num_tasks: length of the stream.
+        num_examples: to learn from, over the whole stream.
         largest_task: the most classes that a task has.
         epochs: passes over each task.
         batch_size: examples per step, over all workers.
@@ -45,6 +58,7 @@ class Setup:
         generator: the learner's own randomness, on the CPU, in step on all workers.
         distributed: the workers that share the trial.
         device: where data and model lie.
+        coded: whether examples are the codes int16 [B, C, 1, 1] of the method's own coder.
     """
 
     model: nn.Module
@@ -53,6 +67,7 @@ class Setup:
     scenario: str
     num_classes: int
     num_tasks: int
+    num_examples: int
     largest_task: int
     epochs: int
     batch_size: int
@@ -62,6 +77,37 @@ class Setup:
     generator: torch.Generator
     distributed: Distributed
     device: torch.device
+    coded: bool = False
+
+
+class Coder(Protocol):
+    """Makes codes of features, the same in every trial, so that they can be stored.
+
+    A model's Config has these functions as well, for features of its frozen encoder.
+    """
+
+    def check(self, variant: str) -> None:
+        """Refuse knobs with which codes would differ from trial to trial.
+
+        Raises:
+            BadInput: such ones.
+        """
+
+    def describe_encoder(self, variant: str) -> dict[str, Any] | None:
+        """All that the codes depend on beside the features, as plain JSON with a ``name``; None:
+        the trial as well."""
+
+    def encoder_key(self, variant: str) -> str | None:
+        """Hash of ``describe_encoder``, or None."""
+
+    def build_encoder(
+        self, variant: str, image_shape: tuple[int, int, int], watch: Watch = ignore
+    ) -> nn.Module:
+        """Features float [B, D, 1, 1] to codes int16 [B, C]; ``watch`` is told of progress.
+
+        Raises:
+            BadInput: features that do not fit.
+        """
 
 
 class Learner(ABC):
@@ -88,6 +134,9 @@ class Learner(ABC):
 
     plain: ClassVar[bool] = False
     """Whether this is plain fine-tuning, without a care for old tasks."""
+
+    frozen_encoder: ClassVar[bool] = False
+    """Whether the model's encoder must be frozen: the method learns from its features alone."""
 
     def __init__(self, config: MethodConfig, setup: Setup) -> None:
         self.config = config
@@ -140,6 +189,14 @@ class Learner(ABC):
         """
         return False
 
+    @classmethod
+    def coder(cls, config: MethodConfig) -> Coder | None:
+        """What makes codes of features, where these are all that the method needs of an example.
+
+        Codes that are stored (``clray.streams.features``) are then read in place of the features.
+        """
+        return None
+
     def learned_of(self, task: Task) -> Any:
         """What another learner that has learned the same first task must ``adopt`` to answer for
         this later one as this learner does; torch can save it.
@@ -177,6 +234,14 @@ class Learner(ABC):
         """Logits [B, num_classes] of the model for uint8 [B, C, H, W], as they are."""
         logits: Tensor = self.model(self.setup.prepare(x))
         return logits
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """Features [B, D] of the model's encoder for uint8 [B, C, H, W], without a gradient; where
+        the stream is one of features, these as they are."""
+        encoder: nn.Module = self.model.encoder  # type: ignore[assignment]
+        found: Tensor = encoder(self.setup.prepare(x))
+        return found
 
     def forward_augmented(self, x: Tensor) -> Tensor:
         """Like ``forward``, after the benchmark's training augmentation."""

@@ -202,6 +202,8 @@ class Loop:
     # What is stored.
 
     def _record(self, learned: Learned) -> Record:
+        with self._timed("eval"):
+            regions = self.grader.regions(self.learner, self.task + 1)
         record: Record = {
             "task": self.task,
             "name": self.stream.tasks[self.task].name,
@@ -216,6 +218,8 @@ class Loop:
             record["facts"] = learned.facts
         if learned.part is not None:
             record["part"] = learned.part
+        if regions is not None:
+            record["regions"] = regions
         if self.task == 0:
             record["initial"] = self.initial
         self.records.append(record)

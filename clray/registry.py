@@ -138,20 +138,26 @@ def complete(spec: TrialSpec) -> TrialSpec:
     if benchmark.scenario not in learner.scenarios:
         where = f"benchmark {spec.benchmark.name}: scenario, for method {spec.method.name}"
         raise BadSpec(where, benchmark.scenario, learner.scenarios)
+    for name in (spec.method.name, *(change.method.name for change in spec.changes)):
+        _check_encoder(spec.model, configs["model"], name)
     if learner.uses_memory and spec.protocol.memory == 0:
         where = f"protocol.memory, for method {spec.method.name}"
         raise BadSpec(where, 0, "1 or more: this method replays examples")
     if spec.optimizer.name != "sgd" and spec.optimizer.momentum:
         raise BadSpec("optimizer.momentum", spec.optimizer.momentum, "0, except with name: sgd")
     _check_tasks(spec, benchmark.check())
-    if (computed_by := benchmark.encoder_key()) is not None:
+    computed_by = benchmark.encoder_key()
+    if computed_by is not None:
         configs["model"].check_features(model.variant, computed_by)
+    configs["method"] = configs["method"].pinned(computed_by)
+    coder = learner.coder(configs["method"])
+    configs["benchmark"] = benchmark.coded(None if coder is None else coder.encoder_key(""))
     benchmark.check_protocol(spec.protocol)
     filled: dict[str, Component] = {
         kind: Component(name=getattr(spec, kind).name, **config.model_dump(mode="json"))
         for kind, config in configs.items()
     }
-    changes = tuple(_completed(change, spec, benchmark.scenario) for change in spec.changes)
+    changes = tuple(_completed(change, benchmark.scenario, computed_by) for change in spec.changes)
     for before, after in pairwise((spec.method, *(change.method for change in changes))):
         learners = [find("method", method.name).learner for method in (before, after)]
         if learners[0] is not learners[1] and not learners[0].hands_over:
@@ -160,12 +166,26 @@ def complete(spec: TrialSpec) -> TrialSpec:
     return spec.model_copy(update={**filled, "changes": changes})
 
 
-def _completed(change: Change, spec: TrialSpec, scenario: str) -> Change:
+def _check_encoder(model: Component, config: ModelConfig, method: str) -> None:
+    """Refuse an encoder that learns, for a method that learns from features of a frozen one.
+
+    Raises:
+        BadSpec: such a one.
+    """
+    if find("method", method).learner.frozen_encoder and config.learns_encoder:
+        where = f"model {model.name}, for method {method}"
+        accepted = "a frozen encoder, such as timm/resnet18 with frozen: true and weights; or mlp "
+        accepted += "with hidden: [] for the inputs themselves"
+        raise BadSpec(where, model.knobs or "an encoder that learns", accepted)
+
+
+def _completed(change: Change, scenario: str, encoder: str | None) -> Change:
     """``change`` with its method's knobs filled in and checked."""
     if scenario not in find("method", change.method.name).learner.scenarios:
         accepted = "a method that serves this scenario"
         raise BadSpec(f"changes: method {change.method.name}: {scenario}", scenario, accepted)
-    knobs = configure("method", change.method).model_dump(mode="json")
+    config = configure("method", change.method).pinned(encoder)
+    knobs = config.model_dump(mode="json")
     return change.model_copy(update={"method": Component(name=change.method.name, **knobs)})
 
 

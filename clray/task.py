@@ -107,8 +107,12 @@ class Stream:
         image_shape: (C, H, W) of every example.
         mean, std: per-channel normalisation in [0, 1] units, applied after ``/ 255``; empty: none.
         augment: the training augmentation (``clray.streams.augment``).
-        encoder: where the examples are features (D, 1, 1), key of the encoder that computed them.
+        encoder: where the examples are features (D, 1, 1), or made of them, key of the encoder that
+            computed these.
+        coded: whether they are codes int16 (C, 1, 1) that the method itself made of features.
         graded_together: whether each task is graded on examples that were held out of all tasks.
+        square: where the examples are points (2, 1, 1) of a square, its ends in both directions;
+            then the regions that a learner gives to each class are recorded.
     """
 
     tasks: tuple[Task, ...]
@@ -119,7 +123,9 @@ class Stream:
     std: tuple[float, ...] = ()
     augment: str | tuple[Any, ...] = "none"
     encoder: str | None = None
+    coded: bool = False
     graded_together: bool = False
+    square: tuple[float, float] | None = None
 
     def only(self, places: Sequence[int]) -> Stream:
         """The stream of some of its tasks, in the order given; output units stay."""

@@ -38,7 +38,8 @@ def test_every_space_suits_its_method(name: str) -> None:
     learner = registry.find("method", name.partition(".")[0]).learner
     scenario = next(s for s in SCENARIOS if s in learner.scenarios)
     benchmark = {"name": "split-digits", "scenario": scenario}
-    planned = plan(job(methods={name: {}}, benchmark=benchmark))
+    model = {"name": "mlp", "hidden": [] if learner.frozen_encoder else [256]}
+    planned = plan(job(methods={name: {}}, benchmark=benchmark, model=model))
     assert planned.methods[name].space == space
     method = planned.methods[name].method
     assert method is not None

@@ -139,7 +139,7 @@ def show(
     elif no_png or as_json:
         return
     else:
-        what = "texts" if manifest.is_text else "features"
+        what = "codes" if manifest.is_coded else "texts" if manifest.is_text else "features"
         said = f"no contact sheet: these are {what}, not images"
     if not as_json:
         console.print(Text(f"\n{said}", style="dim", overflow="fold"))

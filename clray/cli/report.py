@@ -13,7 +13,8 @@ from clray.cli.terminal import Debug, out
 from clray.errors import BadData, BadInput
 
 if TYPE_CHECKING:
-    from clray.report.reading import Job, Results, Trial
+    from clray.report.reading import Job, Results
+    from clray.report.stored import Trial
 
 
 def report(
@@ -37,7 +38,8 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Show stored leaderboards and trials, and write a page with figures and tables."""
-    from clray.report.reading import Job, Results, Trial, read
+    from clray.report.reading import Job, Results, read
+    from clray.report.stored import Trial
 
     if to is not None and no_page:
         raise BadInput("--to", to, "either --to or --no-page")

@@ -51,7 +51,7 @@ def run(
     from clray.events import ignore
     from clray.parsing import parse
     from clray.report.naming import benchmark_title
-    from clray.report.reading import Trial
+    from clray.report.stored import Trial
     from clray.report.trial import trial_page
     from clray.spec import Resources, Storing, TrialSpec
     from clray.store import check_writable, trial_folder

@@ -117,7 +117,8 @@ def _example(manifest: Manifest) -> str:
     if manifest.dtype == "uint8":
         return f"{channels} x {height} x {width}, {manifest.dtype}"
     if height * width == 1:
-        return f"{channels} features, {manifest.dtype}"
+        what = "codes" if manifest.is_coded else "features"
+        return f"{channels} {what}, {manifest.dtype}"
     return f"{height * width} states of {channels} features, {manifest.dtype}"
 
 

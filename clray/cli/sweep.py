@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clray import protocols
     from clray.cli.plan import PlannedBoard
     from clray.job import JobSpec
-    from clray.report.reading import Final
+    from clray.report.stored import Final
 
 
 def sweep(
@@ -67,7 +67,8 @@ def sweep(
     from clray.loggers.opening import check_loggers, open_loggers
     from clray.protocols.known import known_trials
     from clray.report.leaderboard import leaderboard
-    from clray.report.reading import Final, read_job
+    from clray.report.reading import read_job
+    from clray.report.stored import Final
     from clray.report.writing import write_report
     from clray.store import check_writable, job_folder
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from clray.errors import BadSpec, UnknownName
+from clray.events import Watch, ignore
 from clray.streams.manifest import digest
 
 
@@ -44,6 +45,11 @@ class ModelConfig(BaseModel, ABC):
     takes_features: ClassVar[bool] = False
     """Whether the network can learn from features (D, 1, 1) of any encoder, which are no images."""
 
+    @property
+    def learns_encoder(self) -> bool:
+        """Whether anything before the head learns."""
+        return True
+
     def check(self, variant: str) -> None:
         """Refuse, cheaply and before anything starts, what cannot be built.
 
@@ -74,7 +80,9 @@ class ModelConfig(BaseModel, ABC):
         described = self.describe_encoder(variant)
         return None if described is None else digest(described)
 
-    def build_encoder(self, variant: str, image_shape: tuple[int, int, int]) -> nn.Module:
+    def build_encoder(
+        self, variant: str, image_shape: tuple[int, int, int], watch: Watch = ignore
+    ) -> nn.Module:
         """The frozen encoder alone, in evaluation mode: float [B, C, H, W] to features [B, D].
 
         Raises:

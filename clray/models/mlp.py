@@ -24,6 +24,11 @@ class Config(ModelConfig):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of each hidden layer's units that is dropped while training."""
 
+    @property
+    def learns_encoder(self) -> bool:
+        """Without hidden layers, features are the inputs themselves."""
+        return bool(self.hidden)
+
     def build(
         self, variant: str, image_shape: tuple[int, int, int], num_classes: int
     ) -> Classifier:

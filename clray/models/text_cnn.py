@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clray.errors import BadSpec, UnknownName
+from clray.events import Watch, ignore
 from clray.models import text_encoder
 from clray.models.classifier import Classifier, ModelConfig
 
@@ -77,7 +78,7 @@ class Config(ModelConfig):
         return Classifier(*self._top(shape[0], num_classes, _draw()))
 
     def build_encoder(
-        self, variant: str, image_shape: tuple[int, int, int]
+        self, variant: str, image_shape: tuple[int, int, int], watch: Watch = ignore
     ) -> text_encoder.TokenStates:
         """See ``ModelConfig.build_encoder``: float [B, 3, L, 1] to states [B, D, L, 1]."""
         self.check(variant)

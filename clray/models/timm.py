@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clray.errors import BadData, BadSpec, UnknownName
+from clray.events import Watch, ignore
 from clray.models.classifier import Classifier, ModelConfig
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar")
@@ -48,6 +49,11 @@ class Config(ModelConfig):
     """Divided by per channel, in [0, 1] units; none: what timm says."""
     options: dict[str, bool | int | float | str | None] = {}
     """Passed to ``timm.create_model``, such as ``{pad_type: same}``."""
+
+    @property
+    def learns_encoder(self) -> bool:
+        """See ``ModelConfig.learns_encoder``."""
+        return not self.frozen
 
     def check(self, variant: str) -> None:
         """Refuse a name or a tag that timm does not know, and a file that cannot be weights.
@@ -89,7 +95,9 @@ class Config(ModelConfig):
         """See ``ModelConfig.build_on_features``."""
         return Classifier(nn.Flatten(), _head(shape[0], num_classes, _draw()))
 
-    def build_encoder(self, variant: str, image_shape: tuple[int, int, int]) -> Encoder:
+    def build_encoder(
+        self, variant: str, image_shape: tuple[int, int, int], watch: Watch = ignore
+    ) -> Encoder:
         """See ``ModelConfig.build_encoder``."""
         self.check(variant)
         if image_shape[0] not in (1, 3):

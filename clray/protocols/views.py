@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from clray import registry
 from clray.errors import BadSpec
-from clray.guard import Permission
+from clray.guard import Permission, identity
 from clray.job import Orders
 from clray.plan import Repeat
 from clray.protocols.boards import Board
@@ -77,7 +77,7 @@ class View:
             split=self.split,
             tasks=some,
             graded=graded,
-            benchmark=self.benchmark.model_dump_json(),
+            benchmark=identity(self.benchmark),
         )
 
 

@@ -7,8 +7,8 @@ from rich.text import Text
 from clray.report.board_table import ALARM, FRONT, overall_front
 from clray.report.numbers import count, duration, span, words
 from clray.report.ranking import ranked
-from clray.report.reading import Board
 from clray.report.significance import LEVEL, compare
+from clray.report.stored import Board
 
 SHOWN_ORDERS = 5
 """So many orders are named, of more the number alone is told."""

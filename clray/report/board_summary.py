@@ -12,8 +12,8 @@ from rich.text import Text
 from clray.report.board_table import ALARM
 from clray.report.numbers import NONE, measure, words
 from clray.report.ranking import bounds, ranked
-from clray.report.reading import Board, Row
 from clray.report.significance import compare
+from clray.report.stored import Board, Row
 from clray.report.tables import INDENT, indented, plain_table, ruled_table
 
 _GAP = 2

@@ -23,8 +23,8 @@ from clray.report.numbers import (
     words,
 )
 from clray.report.ranking import bounds, failures, ranked
-from clray.report.reading import Board, Row
 from clray.report.significance import letters
+from clray.report.stored import Board, Row
 from clray.report.tables import INDENT, indented, plain_table, ruled_table
 
 ALARM = "bold red"

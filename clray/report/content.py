@@ -47,10 +47,13 @@ class Content:
                 "spec": panel.spec(),
                 "data": [source.name for source in panel.sources],
                 "marks": panel.marks,
+                "ratio": panel.ratio,
             }
             for source in panel.sources:
                 self.data.setdefault(source.name, source.columns)
-            panels.append({"id": plot, "title": panel.title, "height": panel.height})
+            panels.append(
+                {"id": plot, "title": panel.title, "height": 0 if panel.ratio else panel.height}
+            )
         self.pictures[name] = figure.picture()
         return {"id": f"figure-{name}", "figure": figure, "panels": panels, "wide": figure.wide}
 

@@ -16,8 +16,9 @@ from pyarrow import csv, parquet
 
 from clray.report.naming import looks_at_test, selections_of
 from clray.report.ranking import bounds, ranked
-from clray.report.reading import Board, Job, Record, Row, Trial
+from clray.report.reading import Job
 from clray.report.significance import compare, letters
+from clray.report.stored import Board, Record, Row, Trial
 from clray.store import Folder
 
 Cells = dict[str, Any]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from clray.report.board_notes import shared_between_orders
 from clray.report.numbers import NONE, count, duration, estimate, fraction, knobs, words
 from clray.report.ranking import bounds, failures, ranked
-from clray.report.reading import Board, Row
 from clray.report.significance import letters
+from clray.report.stored import Board, Row
 from clray.report.view import View
 
 LARGE = ("parameters", "bytes", "steps", "examples_seen")

@@ -12,7 +12,8 @@ from clray.job import JobSpec
 from clray.report.board_table import ALARM
 from clray.report.naming import looks_at_test, selections_of
 from clray.report.numbers import NONE, measure, words
-from clray.report.reading import Job, TrialLine
+from clray.report.reading import Job
+from clray.report.stored import TrialLine
 from clray.report.tables import indented, ruled_table
 
 

@@ -13,7 +13,8 @@ from clray.report.board_table import ALARM, board_table
 from clray.report.job_progress import progress
 from clray.report.naming import benchmark_title
 from clray.report.ranking import bounds, failures, ranked
-from clray.report.reading import Board, Final, Job
+from clray.report.reading import Job
+from clray.report.stored import Board, Final
 from clray.report.tables import indented
 
 __all__ = ["bounds", "failures", "job_page", "leaderboard", "ranked"]

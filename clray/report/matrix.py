@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from clray.report.numbers import evenly, fraction
-from clray.report.reading import Record
+from clray.report.stored import Record
 from clray.report.tables import INDENT, indented, ruled_table
 
 SHOWN = 20

@@ -13,8 +13,9 @@ from clray.report.naming import benchmark_title
 from clray.report.numbers import duration, words
 from clray.report.provenance import Provenance, provenance
 from clray.report.ranking import ranked
-from clray.report.reading import Board, Job
+from clray.report.reading import Job
 from clray.report.rendering import Page, rendered
+from clray.report.stored import Board
 from clray.report.view import View, methods, views
 
 CARDS = 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clray.report.reading import Board, Row
+from clray.report.stored import Board, Row
 
 
 def score(board: Board, row: Row) -> float | None:

@@ -18,7 +18,7 @@ from itertools import combinations, zip_longest
 from clray.metrics import interval
 from clray.objective import DIRECTIONS
 from clray.report.ranking import ranked
-from clray.report.reading import Board, Row
+from clray.report.stored import Board, Row
 
 LEVEL = 0.05
 """Of the corrected p value, below which a difference counts as significant: in so many boards at

@@ -11,7 +11,7 @@ from rich.text import Text
 from clray.report.matrix import SHOWN, matrix_table
 from clray.report.naming import benchmark_title
 from clray.report.numbers import NONE, count, duration, evenly, fraction, size, words
-from clray.report.reading import Trial
+from clray.report.stored import Trial
 from clray.report.tables import indented, plain_table, ruled_table
 
 METRICS = (

@@ -13,7 +13,8 @@ from clray.job import JobSpec
 from clray.objective import Objective
 from clray.report.exports import task_forgetting
 from clray.report.ranking import bounds, ranked
-from clray.report.reading import Board, Job, Row, Trial, TrialLine
+from clray.report.reading import Job
+from clray.report.stored import Board, Regions, Row, Trial, TrialLine
 from clray.space import Dimension, SearchSpace
 
 READERS = 8
@@ -30,6 +31,7 @@ class Run:
         footprints: what it kept after each task.
         seconds: of each task, or empty.
         forgetting: of each task, at the end.
+        regions: of the classes after each task, where they were recorded.
     """
 
     R: list[list[float | None]]
@@ -37,6 +39,7 @@ class Run:
     footprints: list[dict[str, float]]
     seconds: list[float]
     forgetting: list[float | None]
+    regions: list[Regions | None]
 
 
 @dataclass(frozen=True)
@@ -181,4 +184,5 @@ def _run(trial: Trial) -> Run | None:
         footprints=[record.footprint for record in records],
         seconds=[float(s) for s in seconds] if known and seconds else [],
         forgetting=task_forgetting(records),
+        regions=[record.regions for record in records],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -24,6 +24,9 @@ class BenchmarkConfig(BaseModel, ABC):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    filled_in: ClassVar[frozenset[str]] = frozenset()
+    """Knobs that follow from a trial's model and method: in what form its examples are read."""
 
     scenario: str
     """What changes from task to task, and what is known at test time."""
@@ -53,6 +56,18 @@ class BenchmarkConfig(BaseModel, ABC):
 
         Raises:
             BadInput: features that were named and do not fit.
+        """
+        return self
+
+    def coded(self, coder: str | None) -> Self:
+        """This benchmark with its features replaced by the codes that the method makes of them,
+        where these are stored.
+
+        Args:
+            coder: the coder's key; None: the method has none.
+
+        Raises:
+            BadInput: codes that were named and do not fit.
         """
         return self
 

@@ -36,14 +36,14 @@ LARGE = 4
 GPU_BATCH = 1024
 """Images at once on GPUs to begin with; halved whenever memory runs out."""
 
-Dtype = Literal["float32", "float16"]
+Dtype = Literal["float32", "float16", "int16"]
 
 
 class ShardEncoder:
     """Encodes shards of one stream, one after the other.
 
     Args:
-        encoder: float [B, C, H, W] to features [B, D] or [B, D, L, 1].
+        encoder: float [B, C, H, W] to features [B, D] or [B, D, L, 1], or to codes int16 [B, C].
         uri: of the stream.
         images: its manifest.
         to: address of the features.
@@ -81,7 +81,8 @@ class ShardEncoder:
             raise BadData(where, f"{len(x)} rows", f"{shard.rows} rows, as the manifest says")
         written: list[Shard] = []
         done = 0
-        for features in self._parts(x.reshape(len(x), *self.images.shape), where):
+        examples = x.view(self.images.dtype).reshape(len(x), *self.images.shape)
+        for features in self._parts(examples, where):
             own = slice(done, done + len(features))
             done += len(features)
             flat = features.reshape(len(features), -1).view(np.uint8)
@@ -97,7 +98,7 @@ class ShardEncoder:
             self.folder.write_json(record_of(shard.path), records)
         return written
 
-    def _parts(self, x: NDArray[np.uint8], where: str) -> Iterator[NDArray[Any]]:
+    def _parts(self, x: NDArray[Any], where: str) -> Iterator[NDArray[Any]]:
         """Features [n, …] of examples [N, C, H, W], so many at a time as make a shard.
 
         Raises:
@@ -120,7 +121,7 @@ class ShardEncoder:
         if count:
             yield np.concatenate(waiting)
 
-    def _batches(self, x: NDArray[np.uint8]) -> Iterator[NDArray[Any]]:
+    def _batches(self, x: NDArray[Any]) -> Iterator[NDArray[Any]]:
         """Features [n, …] of examples [N, C, H, W], batch by batch."""
         start = 0
         while start < len(x):

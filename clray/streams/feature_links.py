@@ -1,4 +1,6 @@
-"""How trials find the features of a stream: small files beside its manifest that name the place.
+"""How trials find the features of a stream, or the codes of features.
+
+Small files beside its manifest name the place.
 
 ::
 
@@ -12,19 +14,26 @@ from clray.spec import PIN
 from clray.store import Folder
 from clray.streams.manifest import Manifest, pinned, read_manifest
 
-DTYPES = ("float32", "float16")
-"""In the order of preference."""
+DTYPES = ("float32", "float16", "int16")
+"""In the order of preference; codes are int16."""
 
 
-def find(uri: str, stream: Manifest, encoder: str, named: str | None = None) -> str | None:
-    """The pinned address of the features of a stream by the encoder of that key; None: there are
-    none within reach.
+def find(
+    uri: str,
+    stream: Manifest,
+    encoder: str,
+    named: str | None = None,
+    where: str = "benchmark.features",
+) -> str | None:
+    """The pinned address of the features of a stream by the encoder of that key, or of the codes by
+    that coder; None: there are none within reach.
 
     Args:
         uri: of the stream, maybe pinned.
         stream: its manifest.
         encoder: the key.
         named: an address to try first.
+        where: names that address in an error.
 
     Raises:
         BadData: the address that was named is not pinned, and no stored stream lies there.
@@ -34,7 +43,7 @@ def find(uri: str, stream: Manifest, encoder: str, named: str | None = None) -> 
             return _fitting(named, stream, encoder)
         except BadInput as error:
             if PIN not in named:
-                raise BadData("benchmark.features", named, error.accepted) from None
+                raise BadData(where, named, error.accepted) from None
     folder = Folder(uri.partition(PIN)[0], "stream")
     for dtype in DTYPES:
         try:

@@ -22,7 +22,7 @@ from torch import nn
 from clray import ray_session
 from clray.errors import BadInput, BadSpec
 from clray.events import Progressed, SlotsReady, SlotsStarting, Warned, Watch, ignore
-from clray.models.classifier import ModelConfig
+from clray.learner import Coder
 from clray.spec import PIN
 from clray.store import Folder
 from clray.streams import feature_links
@@ -40,7 +40,7 @@ logging.getLogger("ray.data").setLevel(logging.ERROR)  # it would tell of each e
 def compute(
     stream: str,
     name: str,
-    encoder: ModelConfig,
+    encoder: Coder,
     to: str,
     dtype: Dtype = "float32",
     watch: Watch = ignore,
@@ -48,11 +48,13 @@ def compute(
     """Write the features of a stream, or what is left of them, and let trials find them.
 
     Args:
-        stream: address of a stored stream of images or texts, maybe pinned.
-        name: of the model whose encoder is run, with its variant, such as ``timm/resnet18``.
-        encoder: its knobs.
+        stream: address of a stored stream of images or texts, maybe pinned; of features where
+            codes are made.
+        name: of the model whose encoder is run, with its variant, such as ``timm/resnet18``, or of
+            the method whose codes are made.
+        encoder: the model's knobs, or the method's coder.
         to: an address without anything, or with a part of these features.
-        dtype: of the numbers that are written.
+        dtype: of the numbers that are written; int16 makes codes.
         watch: is told of progress, and if trials cannot find the features by themselves.
 
     Returns:
@@ -64,12 +66,19 @@ def compute(
     """
     images = read_manifest(stream, "stream")
     uri = Folder(stream.partition(PIN)[0], "stream").uri
-    if images.encoder is not None or images.dtype != "uint8":
+    has_features = images.encoder is not None and not images.is_coded
+    if dtype == "int16" and not has_features:
+        what = "codes" if images.is_coded else "no features"
+        accepted = "a stream of features, as clray data features --encoder makes one"
+        raise BadSpec("stream", f"{uri} ({what})", accepted)
+    if dtype != "int16" and images.dtype != "uint8":
         raise BadSpec("stream", f"{uri} ({images.dtype} features)", "a stream of images or texts")
     described = {**describe(name, encoder), "stream": images.hash, "dtype": dtype}
     place = FeatureFolder(Folder(to, "to"), uri, images, described)
     whole = place.whole()
-    features = whole or _run(place, encoder.build_encoder(_variant(name), images.shape), watch)
+    features = whole or _run(
+        place, encoder.build_encoder(_variant(name), images.shape, watch), watch
+    )
     place.sweep_up()
     try:
         feature_links.add(uri, images, place.folder.uri, features)
@@ -79,7 +88,7 @@ def compute(
     return features, whole is not None
 
 
-def describe(name: str, encoder: ModelConfig) -> dict[str, Any]:
+def describe(name: str, encoder: Coder) -> dict[str, Any]:
     """All that features depend on beside the images, and the key that trials find them by.
 
     Raises:
@@ -89,7 +98,7 @@ def describe(name: str, encoder: ModelConfig) -> dict[str, Any]:
     described = encoder.describe_encoder(_variant(name))
     if described is None:
         accepted = "a frozen encoder with weights, such as timm/resnet18 with weights: pretrained"
-        raise BadSpec("encoder", {"name": name, **encoder.model_dump(mode="json")}, accepted)
+        raise BadSpec("encoder", {"name": name, **vars(encoder)}, accepted)
     return {"key": encoder.encoder_key(_variant(name)), **described}
 
 
@@ -114,15 +123,16 @@ def _run(place: FeatureFolder, network: nn.Module, watch: Watch) -> Manifest:
         with ray_session.running():
             watch(SlotsReady(time.monotonic() - start))
             rows = sum(shards[path].rows for path in written)
+            what = "codes" if place.described["dtype"] == "int16" else "features"
             total = place.images.num_rows()
-            watch(Progressed("features", rows, total))
+            watch(Progressed(what, rows, total))
             for row in _dataset(place, network, left, _pool(len(shards))).iter_rows():
                 if row["error"]:
                     raise pickle.loads(row["error"])
                 parts = json.loads(row["written"])
                 written[row["path"]] = [Shard.model_validate(part) for part in parts]
                 rows += shards[row["path"]].rows
-                watch(Progressed("features", rows, total))
+                watch(Progressed(what, rows, total))
     return place.finish(written, shape)
 
 

@@ -86,10 +86,10 @@ class Manifest(Spec):
     num_classes: int
     """Output units over the whole stream."""
     shape: tuple[int, int, int]
-    """(C, H, W) of every example; (3, L, 1) of texts of L tokens, (D, 1, 1) of features, (D, L, 1)
-    of states of tokens."""
-    dtype: Literal["uint8", "float16", "float32"] = "uint8"
-    """Of every number of an example."""
+    """(C, H, W) of every example; (3, L, 1) of texts of L tokens, (D, 1, 1) of features or codes,
+    (D, L, 1) of states of tokens."""
+    dtype: Literal["uint8", "int16", "float16", "float32"] = "uint8"
+    """Of every number of an example: images are uint8, features float, codes int16."""
     mean: tuple[float, ...] = ()
     """Of each channel in [0, 1] units, taken off after / 255; empty: none."""
     std: tuple[float, ...] = ()
@@ -123,8 +123,13 @@ class Manifest(Spec):
     def row_bytes(self) -> int:
         """What one example takes, without its label."""
         channels, height, width = self.shape
-        size = {"uint8": 1, "float16": 2, "float32": 4}[self.dtype]
+        size = {"uint8": 1, "int16": 2, "float16": 2, "float32": 4}[self.dtype]
         return channels * height * width * size
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether examples are codes that a method made of features."""
+        return self.dtype == "int16"
 
     @property
     def is_text(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import ByteSize, Field
@@ -27,6 +28,8 @@ class Stored(BenchmarkConfig):
     memory, as long as a task fits in the shuffle window.
     """
 
+    filled_in: ClassVar[frozenset[str]] = frozenset({"features", "codes"})
+
     stream: str = Field(min_length=1)
     """Where it lies: a folder, s3://… or gs://…; with #sha256=<hash>, only that content."""
     scenario: Scenario | Literal["as-stored"] = "as-stored"
@@ -37,16 +40,25 @@ class Stored(BenchmarkConfig):
     shuffle_window: ByteSize = Field(ByteSize(64 << 20), gt=0)
     """What may be shuffled at once, such as 64 MiB: a task that fits is shuffled whole, a larger
     one block by block and then within a window. The order of batches depends on it."""
+    tasks_at_once: int = Field(1, ge=1)
+    """So many neighbouring tasks, in that order, are learned as one; all of them: the bound without
+    any order."""
     features: str | None = Field(None, min_length=1)
     """Features of the stream that are read in place of its images; filled in by itself where the
     model is a frozen encoder that has computed them (clray data features). An address serves where
     they cannot be found: trials look beside the stream."""
+    codes: str | None = Field(None, min_length=1)
+    """Codes that are read in place of features; filled in by itself where the method has made them
+    (clray data features --method)."""
 
     def check(self) -> int:
         """See ``BenchmarkConfig.check``."""
         manifest = read_manifest(self.stream, WHERE)
         self._scenario(manifest)
-        return len(self._order(manifest, 0))
+        if manifest.is_coded:
+            accepted = "the stream of features that these codes are made of: trials find them"
+            raise BadSpec(WHERE, self.stream, accepted)
+        return len(self._groups(manifest, 0))
 
     def pinned(self) -> Self:
         """See ``BenchmarkConfig.pinned``."""
@@ -70,17 +82,33 @@ class Stored(BenchmarkConfig):
             raise BadSpec("benchmark.features", self.features, f"{accepted}which must be frozen")
         return self.model_copy(update={"features": found})
 
+    def coded(self, coder: str | None) -> Self:
+        """See ``BenchmarkConfig.coded``; as with features, a pinned address gives way.
+
+        Raises:
+            BadInput: an address that was written by hand, of other codes.
+        """
+        manifest, found = self._features(), None
+        if coder is not None and manifest.encoder is not None:
+            uri = self.features or self.stream
+            found = feature_links.find(uri, manifest, coder, self.codes, "benchmark.codes")
+        if self.codes is not None and PIN not in self.codes and found is None:
+            accepted = "codes that this method, with these knobs, has made of the stream's features"
+            raise BadSpec("benchmark.codes", self.codes, accepted)
+        return self.model_copy(update={"codes": found})
+
     def encoder_key(self) -> str | None:
         """See ``BenchmarkConfig.encoder_key``."""
-        manifest = self._read_from()
+        manifest = self._features()
         return None if manifest.encoder is None else str(manifest.encoder["key"])
 
     def remark(self) -> str | None:
         """See ``BenchmarkConfig.remark``."""
-        if self.features is None:
+        if (address := self.codes or self.features) is None:
             return None
+        what = "codes" if self.codes else "features"
         name = (self._read_from().encoder or {})["name"]
-        return f"reads stored features of {name}: {self.features.partition(PIN)[0]}"
+        return f"reads stored {what} of {name}: {address.partition(PIN)[0]}"
 
     def check_protocol(self, protocol: Protocol) -> None:
         """Refuse another share of validation examples than the stream was built with.
@@ -118,13 +146,14 @@ class Stored(BenchmarkConfig):
     ) -> Stream:
         """See ``BenchmarkConfig.build``."""
         manifest = self._read_from()
-        uri = Folder((self.features or self.stream).partition(PIN)[0], WHERE).uri
+        address = self.codes or self.features or self.stream
+        uri = Folder(address.partition(PIN)[0], WHERE).uri
         window = self._window(manifest)
         mode = reading.choose(manifest, resources, device)
         reading.check(manifest, mode, window, resources, device)
         reader = reading.reader(manifest, mode, resources, device)
 
-        def examples(positions: list[int], splits: tuple[SplitName, ...]) -> ShardedExamples:
+        def examples(positions: Sequence[int], splits: tuple[SplitName, ...]) -> ShardedExamples:
             parts = tuple(
                 Part(position, name, manifest.tasks[position].shards([name]))
                 for position in positions
@@ -135,18 +164,21 @@ class Stored(BenchmarkConfig):
         learned: tuple[SplitName, ...] = ("train",)
         if split == "test":
             learned = ("train", "validation")
-        order = self._order(manifest, seed)
-        together = examples(order, (split,)) if manifest.graded_together else None
-        tasks = tuple(
-            Task(
+        groups = self._groups(manifest, seed)
+        every = [position for group in groups for position in group]
+        together = examples(every, (split,)) if manifest.graded_together else None
+
+        def task(index: int, group: list[int]) -> Task:
+            stored = [manifest.tasks[position] for position in group]
+            return Task(
                 index,
-                manifest.tasks[position].name,
-                manifest.tasks[position].classes,
-                train=examples([position], learned),
-                eval=together or examples([position], (split,)),
+                " + ".join(one.name for one in stored),
+                tuple(sorted({cls for one in stored for cls in one.classes})),
+                train=examples(group, learned),
+                eval=together or examples(group, (split,)),
             )
-            for index, position in enumerate(order)
-        )
+
+        tasks = tuple(task(index, group) for index, group in enumerate(groups))
         return Stream(
             tasks=tasks,
             scenario=self._scenario(manifest),
@@ -156,11 +188,18 @@ class Stored(BenchmarkConfig):
             std=manifest.std,
             augment=manifest.augment,
             encoder=self.encoder_key(),
+            coded=manifest.is_coded,
             graded_together=manifest.graded_together,
         )
 
     def _read_from(self) -> Manifest:
-        """The manifest of what is read: features where there are any, else the stream."""
+        """The manifest of what is read: codes or features where there are any, else the stream."""
+        if self.codes is not None:
+            return read_manifest(self.codes, "benchmark.codes")
+        return self._features()
+
+    def _features(self) -> Manifest:
+        """The manifest of the features where there are any, else of the stream."""
         if self.features is not None:
             return read_manifest(self.features, "benchmark.features")
         return read_manifest(self.stream, WHERE)
@@ -178,5 +217,12 @@ class Stored(BenchmarkConfig):
     def _window(self, manifest: Manifest) -> int:
         return max(1, int(self.shuffle_window) // manifest.row_bytes)
 
-    def _order(self, manifest: Manifest, seed: int) -> list[int]:
-        return arrange(self.task_order, len(manifest.tasks), seed, "benchmark.task_order")
+    def _groups(self, manifest: Manifest, seed: int) -> list[list[int]]:
+        """The positions of the stored tasks that make each task."""
+        order = arrange(self.task_order, len(manifest.tasks), seed, "benchmark.task_order")
+        size = self.tasks_at_once
+        if len(order) % size:
+            divisors = [n for n in range(1, len(order) + 1) if len(order) % n == 0]
+            accepted = f"a divisor of the {len(order)} tasks: {', '.join(map(str, divisors))}"
+            raise BadSpec("benchmark.tasks_at_once", size, accepted)
+        return [order[i : i + size] for i in range(0, len(order), size)]

@@ -45,6 +45,7 @@ def build() -> Build:
             scenario="domain-incremental",
             num_classes=4,
             num_tasks=5,
+            num_examples=150,
             largest_task=4,
             epochs=1,
             batch_size=8,

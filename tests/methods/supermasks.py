@@ -83,6 +83,7 @@ def learner_of(
         scenario=scenario,
         num_classes=len(CLASSES),
         num_tasks=num_tasks,
+        num_examples=150,
         largest_task=len(CLASSES),
         epochs=epochs,
         batch_size=batch_size,

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -40,16 +41,25 @@ MEMORY = 30
 
 SCORES: dict[str, Any] = {"optimizer": {"lr": 3.0}}
 """Plain SGD moves scores, whose gradients are small, at such a rate only."""
+INPUTS: dict[str, Any] = {"model": {"name": "mlp", "hidden": []}}
+"""The identity in place of a frozen encoder."""
+FEW_KEYS = {"codebooks": 16, "pairs": 16, "key_dim": 4, "key_epochs": 2}
 SUITED: dict[str, dict[str, Any]] = {
     "supsup": SCORES,
     "ssnet": {**SCORES, "method": {"name": "ssnet", "weight_lr": 0.1}},
     "exssnet": {**SCORES, "method": {"name": "exssnet", "weight_lr": 0.1}},
+    **{m: INPUTS for m in METHODS if registry.find("method", m).learner.frozen_encoder},
+    "dkvb": {**INPUTS, "method": {"name": "dkvb", "plasticity": 5.0, **FEW_KEYS}},
+    "knn": {**INPUTS, "method": {"name": "knn", "k": 3}},  # of 30 that are kept
+    "ranpac": {**INPUTS, "method": {"name": "ranpac", "dimension": 100}},
 }
 """What a method needs to learn within the tiny trial."""
 SHOWING: dict[str, dict[str, Any]] = {
     "supsup": {"outputs": 9},
     "ssnet": {"state": "last"},
     "exssnet": {"state": "last"},
+    "dkvb": FEW_KEYS,
+    "ranpac": {"dimension": 50},
 }
 """What a method needs for every knob to show after a handful of steps on noise."""
 
@@ -187,7 +197,8 @@ def test_the_tagged_knobs_and_no_others_act_between_tasks(
     """A knob may act at the end of a task only, and so show in the weights of the one after it."""
     field = registry.find("method", method).config.model_fields[knob]
     tags = [item for item in field.metadata if isinstance(item, Tag)]
-    learners = [build(method, **SHOWING.get(method, {})) for _ in range(2)]
+    made = partial(build, method, linear=registry.find("method", method).learner.frozen_encoder)
+    learners = [made(**SHOWING.get(method, {})) for _ in range(2)]
     for learner in learners:
         learn(learner, tasks[0])
     learners[1].config = another(learners[1], knob)
@@ -196,7 +207,7 @@ def test_the_tagged_knobs_and_no_others_act_between_tasks(
     assert all(weights(learner).isfinite().all() for learner in learners)
     assert torch.equal(*map(weights, learners)) == (not tags)
     if tags == [STABILITY]:  # on the first task there is nothing to keep
-        fresh = build(method), build(method)
+        fresh = made(), made()
         fresh[1].config = another(fresh[1], knob)
         for learner in fresh:
             learn(learner, tasks[0])
@@ -285,12 +296,14 @@ def test_two_workers_equal_one(method: str, two_workers: Path, tmp_path: Path) -
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], atol=1e-5), name
     for single, double in zip(_losses(mine), _losses(theirs), strict=True):
-        assert single == pytest.approx(double, abs=1e-5)
+        assert single.keys() == double.keys()
+        for name, losses in single.items():
+            assert losses == pytest.approx(double[name], abs=1e-5), name
 
 
-def _losses(folder: Path) -> list[list[float]]:
+def _losses(folder: Path) -> list[dict[str, list[float]]]:
     lines = (folder / "records.jsonl").read_text().splitlines()
-    return [json.loads(line)["losses"]["loss"] for line in lines]
+    return [json.loads(line)["losses"] for line in lines]
 
 
 if __name__ == "__main__":

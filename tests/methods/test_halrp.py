@@ -73,6 +73,7 @@ def learner_of(
         scenario="task-incremental",
         num_classes=CLASSES * 4,
         num_tasks=4,
+        num_examples=150,
         largest_task=CLASSES,
         epochs=epochs,
         batch_size=16,

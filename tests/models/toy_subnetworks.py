@@ -56,6 +56,7 @@ def setup_for(model: nn.Module, **changes: object) -> Setup:
         "scenario": "domain-incremental",
         "num_classes": CLASSES,
         "num_tasks": 5,
+        "num_examples": 150,
         "largest_task": CLASSES,
         "epochs": 1,
         "batch_size": 64,

@@ -14,7 +14,8 @@ from clray.errors import BadData
 from clray.job import JobSpec
 from clray.metrics import forgetting
 from clray.report.exports import tables, task_forgetting, write_tables
-from clray.report.reading import Final, Job, Record, read
+from clray.report.reading import Job, read
+from clray.report.stored import Final, Record
 from clray.store import Folder
 
 R: list[list[float | None]] = [[0.9, None, None], [0.8, 0.95, None], [0.4, 0.5, 1.0]]

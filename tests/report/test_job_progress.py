@@ -9,7 +9,8 @@ from rich.console import Console
 
 from clray.job import JobSpec
 from clray.report.leaderboard import job_page
-from clray.report.reading import Job, TrialLine
+from clray.report.reading import Job
+from clray.report.stored import TrialLine
 
 
 def _line(label: str, value: float | None, **others: Any) -> TrialLine:

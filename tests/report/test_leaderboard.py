@@ -12,7 +12,7 @@ from rich.console import Console
 
 from clray.report.board_table import ALARM
 from clray.report.leaderboard import bounds, failures, leaderboard, ranked
-from clray.report.reading import Board, Final
+from clray.report.stored import Board, Final
 
 ER = [0.80, 0.82, 0.81, 0.83, 0.80]
 AGEM = [0.79, 0.80, 0.83, 0.80, 0.81]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from clray.report.matrix import SHOWN, _cell, matrix_table
-from clray.report.reading import Record
+from clray.report.stored import Record
 
 
 def _records(num_tasks: int, future: float | None = None) -> list[Record]:

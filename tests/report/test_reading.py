@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from clray.errors import BadData
-from clray.report.reading import Board, Job, Results, Row, Trial, read
+from clray.report.reading import Job, Results, read
+from clray.report.stored import Board, Row, Trial
 
 JOB = {"name": "a", "benchmark": "split-digits", "methods": ["ewc"]}
 LINE = {"label": "ewc", "number": 0, "keys": ["k"], "state": "completed", "value": 0.5}

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from clray.report.reading import Board
 from clray.report.significance import _groups, compare, holm, letters
+from clray.report.stored import Board
 
 FIRST = [0.81, 0.83, 0.80, 0.84, 0.82]
 SECOND = [0.79, 0.80, 0.79, 0.80, 0.79]

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from clray.report.reading import Trial
+from clray.report.stored import Trial
 from clray.report.trial import trial_page
 
 

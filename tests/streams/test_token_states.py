@@ -19,13 +19,12 @@ from clray.errors import BadSpec
 from clray.models.classifier import ModelConfig
 from clray.spec import Component, TrialSpec
 from clray.store import Folder
-from clray.streams import encoding, feature_links, tokens
+from clray.streams import encoding, tokens
 from clray.streams.building import build
-from clray.streams.encoding import ShardEncoder, shape_of
-from clray.streams.feature_folder import FeatureFolder
-from clray.streams.features import describe
+from clray.streams.encoding import shape_of
 from clray.streams.manifest import Manifest, read_manifest
 from clray.streams.shards import read_shard
+from tests.streams.encoded import encode
 from tests.text_material import LENGTH, WIDTH, save_encoder, save_tokenizer, write_texts
 
 CPU = torch.device("cpu")
@@ -56,23 +55,6 @@ def model_of(encoder: str) -> ModelConfig:
     return config
 
 
-def encode(uri: str, to: str, config: ModelConfig) -> Manifest:
-    """What ``compute`` does, in this process."""
-    manifest = read_manifest(uri)
-    described = {**describe("text_cnn", config), "stream": manifest.hash, "dtype": "float32"}
-    place = FeatureFolder(Folder(to), uri, manifest, described)
-    assert place.begin() == {}
-    network = config.build_encoder("", manifest.shape)
-    run = ShardEncoder(network, uri, manifest, to, "float32", CPU)
-    shards = [shard for task in manifest.tasks for shard in task.shards()]
-    for shard in shards:
-        run(shard)
-    found = place.finish(place.begin(), (WIDTH, LENGTH, 1))
-    place.sweep_up()
-    feature_links.add(uri, manifest, to, found)
-    return found
-
-
 @pytest.fixture
 def stored(
     store_benchmark: Callable[..., Manifest],
@@ -86,7 +68,7 @@ def stored(
     monkeypatch.setattr(encoding, "SHARD_BYTES", 1)
     monkeypatch.setattr(encoding, "rows_per_shard", lambda row_bytes: 24)
     stream, to = str(tmp_path / "stream"), str(tmp_path / "states")
-    encode(stream, to, model_of(encoder))
+    encode(stream, to, "text_cnn", model_of(encoder))
     return stream, to
 
 

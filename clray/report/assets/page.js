@@ -30,8 +30,12 @@
   };
 
   const draw = async (plot) => {
-    const { spec, data, marks } = stored.plots[plot.dataset.plot];
+    const { spec, data, marks, ratio } = stored.plots[plot.dataset.plot];
     const whole = structuredClone(spec);
+    if (ratio) {
+      whole.width = Math.max(plot.clientWidth, 760);
+      whole.height = Math.round(whole.width * ratio);
+    }
     whole.datasets = Object.fromEntries(data.map((name) => [name, rowsOf(name)]));
     views.get(plot)?.finalize();
     const embedded = await vegaEmbed(plot, whole, {

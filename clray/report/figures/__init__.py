@@ -15,6 +15,7 @@ from clray.report.figures import (
     fronts,
     knobs,
     matrices,
+    regions,
     searching,
     sides,
     standing,
@@ -26,6 +27,7 @@ from clray.report.view import View
 OF_A_BOARD: dict[str, tuple[Callable[[View], list[Figure]], ...]] = {
     "Results": (standing.leaderboard, fronts.pareto, standing.significance, curves.curve),
     "Task by task": (
+        regions.regions,
         matrices.accuracy_matrix,
         matrices.tasks_over_time,
         matrices.forgetting,

@@ -11,7 +11,7 @@ import altair as alt
 
 from clray.report.figures.figure import rounded
 from clray.report.numbers import knob as written
-from clray.report.reading import TrialLine
+from clray.report.stored import TrialLine
 from clray.space import Dimension
 
 SPREAD = 50

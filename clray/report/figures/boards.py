@@ -18,7 +18,7 @@ from clray.report.figures.figure import (
 )
 from clray.report.numbers import words
 from clray.report.ranking import ranked
-from clray.report.reading import Board, Row
+from clray.report.stored import Board, Row
 from clray.report.view import View
 
 

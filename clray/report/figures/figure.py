@@ -70,6 +70,8 @@ class Panel:
         title: above it.
         height: in pixels.
         width: in pixels, in the picture.
+        ratio: of the height to the width, which the page keeps however wide the panel's place is;
+            None: the height stays.
     """
 
     layers: Sequence[alt.Chart]
@@ -77,6 +79,7 @@ class Panel:
     title: str = ""
     height: int = 240
     width: int = 320
+    ratio: float | None = None
 
     @cached_property
     def drawn(self) -> dict[str, Any]:
@@ -87,6 +90,8 @@ class Panel:
         """For the page: as wide as its place, without legends and data."""
         spec = copy.deepcopy(self.drawn)
         _drop_legends(spec)
+        if self.ratio is not None:  # the page sets the size
+            return {**spec, "autosize": "none", "padding": 0, **_PARAMS}
         size = {"width": "container", "height": self.height}
         return {**spec, **size, "autosize": {"type": "fit-x", "contains": "padding"}, **_PARAMS}
 

@@ -96,6 +96,7 @@ def config(dark: bool) -> dict[str, Any]:
         "tick": {"color": dim},
         "line": {"strokeWidth": 2, "strokeCap": "round", "strokeJoin": "round"},
         "point": {"filled": True, "size": 60},
+        "style": {"ringed": {"stroke": ground}},
         "concat": {"spacing": 28},
     }
 

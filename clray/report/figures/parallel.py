@@ -12,7 +12,7 @@ from clray.report.figures.look import RAMP
 from clray.report.figures.searching import measured
 from clray.report.numbers import knob as written
 from clray.report.numbers import words
-from clray.report.reading import TrialLine
+from clray.report.stored import TrialLine
 from clray.report.view import View
 
 

@@ -22,7 +22,7 @@ from clray.report.figures.figure import (
 )
 from clray.report.figures.look import SHAPES
 from clray.report.numbers import words
-from clray.report.reading import TrialLine
+from clray.report.stored import TrialLine
 from clray.report.view import View
 
 SYMBOLS = (

@@ -21,7 +21,7 @@ from clray.report.figures.figure import (
 )
 from clray.report.numbers import words
 from clray.report.ranking import bounds
-from clray.report.reading import Row
+from clray.report.stored import Row
 from clray.report.view import View
 
 

@@ -21,8 +21,8 @@ from clray.report.figures.figure import (
 from clray.report.figures.look import DIVERGING
 from clray.report.numbers import fraction, words
 from clray.report.ranking import bounds, ranked
-from clray.report.reading import Board, Row
 from clray.report.significance import compare
+from clray.report.stored import Board, Row
 from clray.report.view import View
 
 PANELS = 4

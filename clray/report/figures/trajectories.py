@@ -16,7 +16,7 @@ from clray.report.figures.figure import (
     method_color,
 )
 from clray.report.numbers import knob as written
-from clray.report.reading import Row
+from clray.report.stored import Row
 from clray.report.view import View
 
 
