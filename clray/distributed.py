@@ -13,6 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+if dist.is_available():
+    # Its functions keep the group that is there when it is imported, which torch's optimizers do at
+    # their first use: imported while there is none, it lets a group end when it is destroyed.
+    import torch.distributed.nn
+
 
 class Distributed:
     """The group of workers that this process belongs to.

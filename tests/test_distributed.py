@@ -41,7 +41,10 @@ def _worker(rank: int, root: str) -> None:
         },
         f"{root}/{rank}.pt",
     )
+    torch.optim.SGD(model.parameters())  # imports much of torch, while there is a group
     dist.destroy_process_group()
+    names = [name.read_text() for name in Path("/proc/self/task").glob("*/comm")]
+    Path(root, f"{rank}.threads").write_text("".join(names))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,13 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     command = [sys.executable, __file__, str(root)]
     workers = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
-    return [torch.load(Path(root) / f"{rank}.pt") for rank in range(2)]
+    return [
+        {
+            **torch.load(Path(root) / f"{rank}.pt"),
+            "threads": (Path(root) / f"{rank}.threads").read_text(),
+        }
+        for rank in range(2)
+    ]
 
 
 def test_shares_are_all_rows_in_order(seen: list[dict[str, object]]) -> None:
@@ -75,6 +84,13 @@ def test_sums_and_broadcasts_are_the_same_everywhere(seen: list[dict[str, object
         assert one["told"] == {"rank": 0}
         assert one["total"].tolist() == [3.0]  # type: ignore[attr-defined]
         assert one["value"].tolist() == [rank + 1]  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the threads' names from /proc")
+def test_a_group_that_is_destroyed_leaves_no_threads(seen: list[dict[str, object]]) -> None:
+    for one in seen:  # they would live on while Python ends, and sometimes abort it
+        assert "python" in one["threads"]  # type: ignore[operator]
+        assert "gloo" not in one["threads"]  # type: ignore[operator]
 
 
 def test_a_process_alone_is_a_group_of_one() -> None:

@@ -31,8 +31,8 @@ Differences:
   same; the released code takes the batch's mean.
 - Not built: codebook dropout, stochastic selection, positions that are not pooled.
 
-With another optimizer than plain SGD (momentum, decay, Adam, a gradient clipped below sqrt(2 / C)),
-values move that were not selected: locality is lost, and with it the speed.
+With another optimizer than plain SGD (momentum, decay, Adam) values move that were not selected:
+locality is lost, and with it the speed. Clipping gradients below sqrt(2 / C) costs the speed alone.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clray.models.codebooks import Codebooks
@@ -77,9 +76,8 @@ class Bottleneck(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Logits [B, num_classes] of int64 [B, C, top]."""
-        if self.vote in ("shares", "log-odds"):
-            return self._voting(codes)
-        values: Tensor = self.table(codes)
+        said = self._votes() if self.vote in ("shares", "log-odds") else None
+        values: Tensor = self.table(codes, said)
         return values if self.decoder is None else values @ self.decoder.T
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +90,8 @@ class Bottleneck(nn.Module):
         self._said = None
 
     @torch.no_grad()
-    def _voting(self, codes: Tensor) -> Tensor:
+    def _votes(self) -> Tensor:
+        """What the counts say, float [C * K, num_classes]; kept until more is counted."""
         if self._said is None:
             counts = self.table.values.view(-1, self.table.num_pairs, self.table.values.shape[1])
             if self.vote == "shares":
@@ -101,10 +100,7 @@ class Bottleneck(nn.Module):
                 total = counts.sum(2, keepdim=True) + PRIOR * counts.shape[2]
                 said = ((counts + PRIOR) / total).log_()
             self._said = said.flatten(0, 1)
-        start = torch.arange(codes.shape[1], device=codes.device)[None, :, None]
-        rows = (codes + start * self.table.num_pairs).flatten(1)
-        found: Tensor = F.embedding_bag(rows, self._said, mode="sum")
-        return found / codes.shape[1]
+        return self._said
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_said": None}

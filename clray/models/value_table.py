@@ -51,10 +51,11 @@ class ValueTable(nn.Module):
             values.normal_(0, spread, generator=generator)
         self.values = nn.Parameter(values)
 
-    def forward(self, codes: Tensor) -> Tensor:
+    def forward(self, codes: Tensor, values: Tensor | None = None) -> Tensor:
         """Logits [B, V] of int64 codes [B, C] or [B, C, top]: summed over the pairs of a codebook,
-        mean over codebooks."""
-        summed = F.embedding_bag(self._rows(codes).flatten(1), self.values, mode="sum")
+        mean over codebooks; with other values [C * K, V] than the table's, if given."""
+        values = self.values if values is None else values
+        summed = F.embedding_bag(self._rows(codes).flatten(1), values, mode="sum")
         return summed / self.num_codebooks
 
     @torch.no_grad()
