@@ -62,6 +62,23 @@ def build() -> Build:
     return build
 
 
+def needs_no_boundaries(build: Callable[[], Learner], tasks: list[Task]) -> bool:
+    """Whether what is learned is the same, to the bit, told where tasks begin and not told."""
+    told, untold = build(), build()
+    untold.begin_task(tasks[0])
+    untold.begin_epoch(tasks[0], 0, 1)
+    for task in tasks:
+        told.begin_task(task)
+        told.begin_epoch(task, 0, 1)
+        for x, y in task.train.batches(8, seed=0):
+            told.observe(x, y, task)
+            untold.observe(x, y, tasks[0])
+        told.end_task(task)
+    mine, other = told.model.state_dict(), untold.model.state_dict()
+    assert mine.keys() == other.keys()
+    return all(torch.equal(value, other[name]) for name, value in mine.items())
+
+
 @pytest.fixture
 def tasks() -> list[Task]:
     """Three tasks of 50 random images."""

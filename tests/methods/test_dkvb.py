@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from clray.spec import Component, TrialSpec
 from clray.store import Folder
 from clray.streams import building
 from clray.task import Task
-from tests.methods.conftest import Build
+from tests.methods.conftest import Build, needs_no_boundaries
 
 SMALL = {"codebooks": 16, "pairs": 16, "key_dim": 4, "key_epochs": 2, "key_batch": 50}
 
@@ -48,17 +49,7 @@ def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
 def test_it_does_not_matter_whether_it_is_told_where_tasks_begin(
     small: Build, tasks: list[Task], knobs: dict[str, Any]
 ) -> None:
-    told, untold = small(**knobs), small(**knobs)
-    untold.begin_task(tasks[0])
-    untold.begin_epoch(tasks[0], 0, 1)
-    for task in tasks:
-        told.begin_task(task)
-        told.begin_epoch(task, 0, 1)
-        for x, y in task.train.batches(8, seed=0):
-            told.observe(x, y, task)
-            untold.observe(x, y, tasks[0])
-        told.end_task(task)
-    assert same(weights(told), weights(untold))
+    assert needs_no_boundaries(partial(small, **knobs), tasks)
 
 
 def test_counts_know_no_order_and_no_batches(small: Build, tasks: list[Task]) -> None:

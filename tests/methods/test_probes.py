@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from clray.distributed import Distributed
 from clray.models.probes import ProbeLearner, Standardise
 from clray.task import Task
+from tests.methods.conftest import needs_no_boundaries
 
 Build = Callable[..., ProbeLearner]
 PROBES = ["linear_probe", "two_layer_probe"]
@@ -82,18 +84,7 @@ def test_layers_are_as_asked_for(build: Build, method: str, bias: bool, begin: s
 
 @pytest.mark.parametrize("method", PROBES)
 def test_needs_no_task_boundary(build: Build, tasks: list[Task], method: str) -> None:
-    told, untold = (build(method, linear=True) for _ in range(2))
-    untold.begin_task(tasks[0])
-    untold.begin_epoch(tasks[0], 0, 1)
-    for task in tasks:
-        told.begin_task(task)
-        told.begin_epoch(task, 0, 1)
-        for x, y in task.train.batches(8, seed=0):
-            told.observe(x, y, task)
-            untold.observe(x, y, tasks[0])
-        told.end_task(task)
-    for name, value in told.model.state_dict().items():
-        assert torch.equal(value, untold.model.state_dict()[name]), name
+    assert needs_no_boundaries(partial(build, method, linear=True), tasks)
 
 
 def test_each_example_counts_once(build: Build, tasks: list[Task]) -> None:
