@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray.cluster_utils import Cluster
 
 JOB = """
@@ -42,6 +43,8 @@ SWEEPS: list[subprocess.Popen[bytes]] = []
 def make_cluster() -> Iterator[MakeCluster]:
     """Starts a cluster: a head, where the driver is, and nodes. All is gone afterwards."""
     started: list[Cluster] = []
+    # Cluster notes its address there, wherever its own temp_dir is, and does not make the folder.
+    Path(get_default_ray_temp_dir()).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="clu-", ignore_cleanup_errors=True) as folder:
 
         def make(nodes: int, head: int = 0, head_gpus: int = 0, **resources: Any) -> Cluster:
