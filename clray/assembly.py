@@ -63,7 +63,7 @@ def build_learner(spec: TrialSpec, stream: Stream, device: torch.device) -> Lear
         generator=generator,
         distributed=Distributed(),
         device=device,
-        coded=stream.coded,
+        coded_from=stream.coded_from,
     )
     torch.manual_seed(derive_seed(spec.seed, "training"))
     return _learner(spec.method, setup)

@@ -58,7 +58,8 @@ class Setup:
         generator: the learner's own randomness, on the CPU, in step on all workers.
         distributed: the workers that share the trial.
         device: where data and model lie.
-        coded: whether examples are the codes int16 [B, C, 1, 1] of the method's own coder.
+        coded_from: where examples are the codes int16 [B, C, 1, 1] of the method's own coder, the
+            shape (D, 1, 1) of the features that they were made of.
     """
 
     model: nn.Module
@@ -77,7 +78,7 @@ class Setup:
     generator: torch.Generator
     distributed: Distributed
     device: torch.device
-    coded: bool = False
+    coded_from: tuple[int, int, int] | None = None
 
 
 class Coder(Protocol):

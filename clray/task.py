@@ -109,7 +109,8 @@ class Stream:
         augment: the training augmentation (``clray.streams.augment``).
         encoder: where the examples are features (D, 1, 1), or made of them, key of the encoder that
             computed these.
-        coded: whether they are codes int16 (C, 1, 1) that the method itself made of features.
+        coded_from: where they are codes int16 (C, 1, 1) that the method itself made of features,
+            the shape (D, 1, 1) of these.
         graded_together: whether each task is graded on examples that were held out of all tasks.
         square: where the examples are points (2, 1, 1) of a square, its ends in both directions;
             then the regions that a learner gives to each class are recorded.
@@ -123,7 +124,7 @@ class Stream:
     std: tuple[float, ...] = ()
     augment: str | tuple[Any, ...] = "none"
     encoder: str | None = None
-    coded: bool = False
+    coded_from: tuple[int, int, int] | None = None
     graded_together: bool = False
     square: tuple[float, float] | None = None
 

@@ -115,7 +115,7 @@ class Dkvb(Learner):
         if seed is None:
             seed = int(torch.randint(2**62, (), generator=setup.generator))
         self.randomness = torch.Generator().manual_seed(derive_seed(seed, "keys"))
-        codebooks = None if setup.coded else config.build(self.width, self.randomness)
+        codebooks = None if setup.coded_from else config.build(self.width, self.randomness)
         linear = config.decoder == "linear"
         width = config.value_width if linear else setup.num_classes
         values = (config.codebooks, config.pairs, width, config.value_spread, setup.generator)
@@ -140,7 +140,7 @@ class Dkvb(Learner):
             accepted = "none with this optimizer: s is that of sgd without momentum and decay"
             raise BadSpec("method.plasticity", config.plasticity, accepted)
         self.counted, self.counting = counted, True
-        self.begun = setup.coded
+        self.begun = setup.coded_from is not None
         self.found: dict[str, float] = {}
 
     @classmethod
@@ -164,7 +164,7 @@ class Dkvb(Learner):
         if self.counted and not self.counting:
             return {}
         bottleneck, gather = self.bottleneck, self.distributed.gather
-        codes = bottleneck.codes(x if self.setup.coded else self.features(x))
+        codes = bottleneck.codes(x if self.setup.coded_from else self.features(x))
         everyones = gather(codes)
         bottleneck.note(everyones)
         if self.counted:
@@ -194,14 +194,16 @@ class Dkvb(Learner):
 
     def predict(self, x: Tensor, task: Task | None) -> Tensor:
         """Logits [B, num_classes] for uint8 [B, C, H, W]; the same for all tasks."""
-        logits: Tensor = self.bottleneck(x if self.setup.coded else self.features(x))
+        logits: Tensor = self.bottleneck(x if self.setup.coded_from else self.features(x))
         return logits
 
     def footprint(self) -> dict[str, int]:
         """The model's; where codes are read, the keys that lie elsewhere as well."""
-        kept = super().footprint()
-        elsewhere = 4 * self.knobs.codebooks * self.knobs.pairs * self.knobs.key_dim
-        return {**kept, "bytes": kept["bytes"] + elsewhere} if self.setup.coded else kept
+        kept, knobs = super().footprint(), self.knobs
+        if self.setup.coded_from is None:
+            return kept
+        numbers = knobs.codebooks * knobs.pairs * knobs.key_width(self.setup.coded_from[0])
+        return {**kept, "bytes": kept["bytes"] + 4 * numbers}
 
     # Keys.
 

@@ -56,6 +56,19 @@ class CodebookConfig(MethodConfig):
         pass may be smaller, the threshold stays."""
         return self.dead_share * self.key_batch / self.pairs
 
+    def key_width(self, width: int) -> int:
+        """Numbers in a key, for features of that width.
+
+        Raises:
+            Infeasible: chunk, and a number of codebooks that does not divide the width.
+        """
+        if self.projection != "chunk":
+            return self.key_dim
+        if width % self.codebooks:
+            accepted = f"with projection: chunk, a divisor of the {width} features"
+            raise Infeasible("method.codebooks", self.codebooks, accepted)
+        return width // self.codebooks
+
     def build(self, width: int, generator: torch.Generator) -> Codebooks:
         """Codebooks for features of that width, on the CPU, with keys drawn from N(0, 1).
 
@@ -64,18 +77,14 @@ class CodebookConfig(MethodConfig):
             generator: of projection and keys, on the CPU.
 
         Raises:
-            Infeasible: chunk, and a number of codebooks that does not divide the width.
+            Infeasible: see ``key_width``.
         """
-        projection, key_dim = None, self.key_dim
-        if self.projection == "chunk":
-            if width % self.codebooks:
-                accepted = f"with projection: chunk, a divisor of the {width} features"
-                raise Infeasible("method.codebooks", self.codebooks, accepted)
-            key_dim = width // self.codebooks
-        elif self.projection == "random":
+        projection, key_dim = None, self.key_width(width)
+        if self.projection == "random":
             projection = torch.randn(width, self.codebooks * key_dim, generator=generator)
             projection /= torch.linalg.vector_norm(projection, dim=0)
-        else:  # torch's own start of a linear layer: uniform, up to the root of 1 / width
+        elif self.projection == "linear":
+            # torch's own start of a linear layer: uniform, up to the root of 1 / width
             projection = torch.rand(width, self.codebooks * key_dim, generator=generator)
             projection = (2 * projection - 1) / width**0.5
         keys = torch.randn(self.codebooks, self.pairs, key_dim, generator=generator)

@@ -188,7 +188,7 @@ class Stored(BenchmarkConfig):
             std=manifest.std,
             augment=manifest.augment,
             encoder=self.encoder_key(),
-            coded=manifest.is_coded,
+            coded_from=self._features().shape if manifest.is_coded else None,
             graded_together=manifest.graded_together,
         )
 

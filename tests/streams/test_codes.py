@@ -113,7 +113,21 @@ def test_a_trial_on_codes_leaves_the_records_of_one_on_features(
     rows = [[(r["losses"], r["accuracy"]) for r in end.records] for end in ends]
     assert rows[0] == rows[1]
     sizes = [end.records[-1]["footprint"]["bytes"] for end in ends]
-    assert sizes[0] < sizes[1]  # the projection can be drawn again
+    assert sizes[1] - sizes[0] == 4 * 64 * 8 * 4  # the projection, which can be drawn again
+
+
+def test_keys_that_lie_elsewhere_are_counted_as_wide_as_they_are(
+    features: str, tmp_path: Path
+) -> None:
+    """Slices of 64 features for 8 codebooks: there is no projection, and key_dim is not used."""
+    slow = spec_of(features, projection="chunk")
+    coder = coder_of(features, projection="chunk")
+    encode(features, str(tmp_path / "sliced"), "dkvb", coder, "int16")
+    quick = spec_of(features, projection="chunk")
+    assert [spec.benchmark.knobs["codes"] is None for spec in (quick, slow)] == [False, True]
+    ends = [trial.run(spec, Folder(str(tmp_path / spec.key))) for spec in (quick, slow)]
+    sizes = [end.records[-1]["footprint"] for end in ends]
+    assert sizes[0] == sizes[1]
 
 
 def test_codes_serve_their_own_knobs_alone(features: str, codes: str) -> None:
