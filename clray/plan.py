@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clray import registry, trial
-from clray.errors import BadInput, BadSpec
+from clray.errors import BadSpec
 from clray.events import Stage, TrialEnded
 from clray.guard import Permission
 from clray.job import Search
 from clray.outcome import Outcome
 from clray.parsing import merge, parse
 from clray.samplers import distribution
-from clray.space import Scalar, SearchSpace
+from clray.space import SearchSpace
 from clray.spec import TrialSpec
 from clray.store import trial_folder
 from clray.study import Known, Result, Study
@@ -180,7 +180,7 @@ class Plan:
             for path, value in point.items():
                 if path not in self.space.dimensions:
                     raise BadSpec(f"{self.label}: start", path, self.space.dimensions)
-                check_inside(self.space, path, value, f"{self.label}: start: {path}")
+                self.space.check_inside(path, value, f"{self.label}: start: {path}")
         self.study()
         for path, dimension in self.space.searched.items():
             for value in dimension.choice or dimension.range or ():
@@ -335,27 +335,3 @@ def changed(base: TrialSpec, at: int, values: dict[str, Any]) -> dict[str, Any]:
     }
     now = put_over(before, values)
     return {"task": at, "method": now["method"], "optimizer": now["optimizer"], **now["protocol"]}
-
-
-def check_inside(space: SearchSpace, path: str, value: Scalar | None, where: str) -> None:
-    """Refuse a starting point outside of what is searched.
-
-    Raises:
-        BadSpec: it is.
-    """
-    dimension = space.dimensions[path]
-    if dimension.range is not None:
-        low, high = dimension.range
-        if isinstance(value, str | None | bool) or not low <= float(value) <= high:
-            raise BadSpec(where, value, f"a number in [{low:g}, {high:g}], the searched range")
-    elif dimension.choice is not None and value not in dimension.choice:
-        raise BadSpec(where, value, f"one of {list(dimension.choice)}, the searched choices")
-
-
-def is_inside(space: SearchSpace, path: str, value: Scalar | None) -> bool:
-    """Whether a value may be proposed for a dimension."""
-    try:
-        check_inside(space, path, value, "")
-    except BadInput:
-        return False
-    return True

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_serializer, model_validator
 
+from clray.errors import BadSpec
 from clray.spec import Spec
 
 Scalar = bool | int | float | str
@@ -124,6 +125,28 @@ class SearchSpace(Spec):
     def starting_points(self) -> list[dict[str, Scalar | None]]:
         """The points to try first, by dotted path."""
         return [by_path(point) for point in self.start]
+
+    def check_inside(self, path: str, value: Scalar | None, where: str) -> None:
+        """Refuse a value that may not be proposed for the dimension of that dotted path.
+
+        Raises:
+            BadSpec: one outside of what is searched; ``where`` names it.
+        """
+        dimension = self.dimensions[path]
+        if dimension.range is not None:
+            low, high = dimension.range
+            if isinstance(value, str | None | bool) or not low <= float(value) <= high:
+                raise BadSpec(where, value, f"a number in [{low:g}, {high:g}], the searched range")
+        elif dimension.choice is not None and value not in dimension.choice:
+            raise BadSpec(where, value, f"one of {list(dimension.choice)}, the searched choices")
+
+    def is_inside(self, path: str, value: Scalar | None) -> bool:
+        """Whether a value may be proposed for a dimension."""
+        try:
+            self.check_inside(path, value, "")
+        except BadSpec:
+            return False
+        return True
 
     def without(self, paths: Iterable[str]) -> SearchSpace:
         """This space with some dimensions, and what the starting points say of them, left out."""

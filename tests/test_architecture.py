@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FRAME = [path for path in FILES if path.parent == PACKAGE]
 
 ALLOWED = {
-    "ray.tune": {"sweep.py", "searcher.py", "tune_trial.py"},
+    "ray.tune": {"tune_search.py", "searcher.py", "tune_trial.py"},
     "optuna": {"study.py", "samplers.py", "study_log.py", "importance.py"},
     "ray.train": {"ray_train.py"},
     "ray.data": {"ray_rounds.py", "spreading.py", "features.py"},

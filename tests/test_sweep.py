@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import glob
-import math
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -111,28 +109,6 @@ def test_a_scheduler_stops_trials_that_are_then_never_chosen(
         assert all(candidate.trainings < 3 for candidate in stopped)  # stopped at once
     else:
         assert {run.protocol.epochs for c in found for run in c.runs} == {1, 3}
-
-
-@dataclass(frozen=True)
-class _Named:
-    trial_id: str
-
-
-def test_the_median_rule_looks_at_where_trials_stand() -> None:
-    told = {"time_attr": "step", "metric": "score", "mode": "max", "grace_period": 2}
-    rule = sweep._MedianRule(3, **told, min_samples_required=2, min_time_slice=math.inf)
-
-    def report(name: str, *scores: float) -> list[str]:
-        """What becomes of a trial, after each of its steps."""
-        trial = _Named(name)
-        results = [{"step": step, "score": score} for step, score in enumerate(scores, start=1)]
-        return [rule.on_trial_result(None, trial, result) for result in results]
-
-    for honest in "abc":
-        assert report(honest, 0.9, 0.8, 0.8, 0.8) == ["CONTINUE"] * 4
-    # Perfect at first: by Tune's own rule it would pass for good, since that counts the best.
-    assert report("trap", 1.0, 0.2) == ["CONTINUE", "STOP"]
-    assert report("late", 0.9, 0.9, 0.9, 0.1) == ["CONTINUE"] * 4  # all but the last task learned
 
 
 def test_without_the_lag_every_trial_runs_once(slots: Slots, results: str) -> None:

@@ -12,7 +12,6 @@ from clray.errors import BadInput, BadSpec, UnknownName
 from clray.files import load_space, space_names
 from clray.job import Arena, Entry, JobProtocol, JobSpec
 from clray.parsing import merge, parse
-from clray.plan import is_inside
 from clray.protocols.spaces import check_points, check_space
 from clray.selection import AnySelection
 from clray.space import Point, SearchSpace, by_path
@@ -195,7 +194,7 @@ def _inside(space: SearchSpace, point: Point) -> Point:
     paths = {
         path
         for path, value in by_path(point).items()
-        if path in space.searched and is_inside(space, path, value)
+        if path in space.searched and space.is_inside(path, value)
     }
     kept = {
         section: {knob: v for knob, v in knobs.items() if f"{section}.{knob}" in paths}

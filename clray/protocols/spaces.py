@@ -10,7 +10,7 @@ from clray import registry
 from clray.errors import BadSpec
 from clray.job import SamplerName
 from clray.parsing import parse
-from clray.plan import check_inside, put_over
+from clray.plan import put_over
 from clray.samplers import distribution, levels
 from clray.space import Dimension, Point, Scalar, SearchSpace, by_path
 from clray.spec import TrialSpec
@@ -33,7 +33,7 @@ def check_points(space: SearchSpace, points: Sequence[Point], where: str) -> Non
         for path, value in by_path(point).items():
             if path not in space.dimensions:
                 raise BadSpec(where, path, space.dimensions)
-            check_inside(space, path, value, f"{where}: {path}")
+            space.check_inside(path, value, f"{where}: {path}")
             _check_value(space, path, value, f"{where}: {path}")
 
 

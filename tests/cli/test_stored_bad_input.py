@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "Slots", Here)
-        patch.setattr(sweeping, "_tune", sweeping._directly)
+        patch.setattr(sweeping, "run_tune", sweeping._directly)
         protocols.run_job(protocols.plan(parse(JobSpec, JOB, "job")), str(folder), ignore)
     return folder
 

@@ -86,7 +86,7 @@ RunJob = Callable[..., dict[str, Any]]
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs run in this process."""
     monkeypatch.setattr(running, "Slots", Here)
-    monkeypatch.setattr(sweep, "_tune", sweep._directly)
+    monkeypatch.setattr(sweep, "run_tune", sweep._directly)
     monkeypatch.setattr(Here, "started", 0)
 
 

@@ -175,7 +175,7 @@ def test_entries_of_a_job_may_read_one_stream_in_different_forms(
     features: str, codes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "Slots", Here)
-    monkeypatch.setattr(sweep, "_tune", sweep._directly)
+    monkeypatch.setattr(sweep, "run_tune", sweep._directly)
     keys = {"name": "dkvb", **KEYS, "key_source": features}
     plain = {
         "name": "forms",
