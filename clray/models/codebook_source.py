@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from clray.errors import BadSpec
+from clray.errors import BadData, BadSpec
 from clray.models.codebook_config import CodebookConfig
 from clray.spec import PIN
 from clray.streams import feature_links
@@ -30,7 +30,12 @@ def pin(address: str, encoder: str | None) -> str:
     Raises:
         BadInput: no stream there, or one that does not hold what is wanted.
     """
-    manifest = read_manifest(address, WHERE)
+    try:
+        manifest = read_manifest(address, WHERE)
+    except BadData as error:
+        if PIN in address:
+            raise
+        raise BadData(WHERE, error.given, [FIRST_TASK, UNIT_CUBE, error.accepted]) from None
     if encoder is not None and manifest.encoder is None:
         found = feature_links.find(address, manifest, encoder)
         if found is None:
