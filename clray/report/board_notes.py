@@ -143,11 +143,12 @@ def _budget(board: Board) -> str:
     budgets = [row.budget for row in board.rows if row.budget.trials]
     if not budgets:
         return ""
-    parts = [
-        f"{span([budget.trials for budget in budgets])} trials",
-        f"{span([budget.task_trainings for budget in budgets])} task trainings",
-        f"{span([budget.examples_seen for budget in budgets])} examples",
-    ]
+    counted = {
+        "trial": [budget.trials for budget in budgets],
+        "task training": [budget.task_trainings for budget in budgets],
+        "example": [budget.examples_seen for budget in budgets],
+    }
+    parts = [f"{span(n)} {what}{'s' * (set(n) != {1})}" for what, n in counted.items()]
     seconds = [budget.seconds for budget in budgets if budget.seconds is not None]
     if seconds:
         parts.append(span(seconds, duration))

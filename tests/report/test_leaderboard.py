@@ -89,6 +89,12 @@ def test_shows_everything_that_matters(width: int, made: Any) -> None:
     assert "test examples" not in shown
 
 
+def test_a_single_trial_is_told_as_one(made: Any) -> None:
+    budget = {"trials": 1, "task_trainings": 5, "examples_seen": 900}
+    shown = _shown(made.final(made.board([made.row("er", ER, budget=budget)])), 100)
+    assert "Each choice cost 1 trial, 5 task trainings, 900 examples." in _flat(shown)
+
+
 def test_bounds_stand_below_a_rule_without_a_rank(made: Any) -> None:
     lines = _shown(made.final(made.board(_rows(made))), 100).splitlines()
     joint = next(i for i, line in enumerate(lines) if line.split()[:1] == ["joint"])
