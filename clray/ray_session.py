@@ -37,6 +37,7 @@ from clray.spec import Resources  # noqa: E402
 
 _TEMP_PREFIX = "clray-ray-"
 _LOCK = "alive"
+_RAY = str(Path(ray.__file__).parent)
 _held: dict[Path, int] = {}
 AUTOSCALER_SECONDS = 8.0
 """What an autoscaler may add is known so long after its cluster has started."""
@@ -49,7 +50,7 @@ def is_own() -> bool:
 
 def start() -> Path:
     """Connect to Ray, or start one; its temporary folder, for ``stop``."""
-    _remove_abandoned()
+    remove_abandoned()
     # Short, since it holds sockets, whose paths may have 107 characters; with our process
     # number, so that what a killed clray left behind is known as such.
     temp = Path(tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}-"))
@@ -191,16 +192,32 @@ def _hold(temp: Path) -> None:
     fcntl.flock(_held[temp], fcntl.LOCK_EX)
 
 
-def _remove_abandoned() -> None:
-    """Remove the temporary folders of clray processes that were killed."""
+def remove_abandoned() -> None:
+    """Remove what clray processes that were killed left behind: temporary folders, and processes of
+    Ray. Its agents try for a minute to tell the head of its own death, and workers that are just
+    starting to find it."""
     for path in Path(tempfile.gettempdir()).glob(f"{_TEMP_PREFIX}*"):
         with contextlib.suppress(OSError):  # no lock yet, or somebody else's folder
             lock = os.open(path / _LOCK, os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
+                for process in _writing_to(path.resolve()):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
+                _remove(path)
             finally:
                 os.close(lock)
+
+
+def _writing_to(folder: Path) -> Iterator[int]:
+    """Ray's processes that hold a file of the folder open, as far as ``/proc`` tells."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone, or somebody else's
+            command = (process / "cmdline").read_text(errors="replace")
+            if (command.startswith("ray::") or _RAY in command) and any(
+                file.readlink().is_relative_to(folder) for file in (process / "fd").iterdir()
+            ):
+                yield int(process.name)
 
 
 def _remove(folder: Path) -> None:

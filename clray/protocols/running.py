@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from clray import job_changes
+from clray import job_changes, ray_session
 from clray.errors import BadData, RunFailed
 from clray.events import BoardEnded, BoardStarted, JobStarted, Stage, Watch
 from clray.job import JobSpec
@@ -132,6 +132,7 @@ def run_job(
     folder = job_folder(results, job.name)
     known = known_trials(job, results)
     with alone(folder, watch) as claim, contextlib.ExitStack() as stack:
+        ray_session.remove_abandoned()  # also where nothing is left to run
         job_changes.refuse_changed(folder, job)
         before = _stored_winners(folder)
         start = time.monotonic()
