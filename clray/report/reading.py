@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
 from typing import Any, TypeVar
 
 import yaml
@@ -61,14 +62,17 @@ class _Runs(Mapping[str, Trial]):
         self._folder, self._keys = folder, dict.fromkeys(keys)
         self._read: dict[str, Trial] = {}
         self._coming: dict[str, Future[Trial]] = {}
+        self._asking = Lock()
 
     def _fetch(self, key: str) -> Trial:
         if self._folder.is_local:
             return read_trial(self._folder / key)
-        if not self._coming:
-            with ThreadPoolExecutor(READERS) as readers:
+        with self._asking:
+            if not self._coming:
+                readers = ThreadPoolExecutor(READERS)
                 for one in self._keys:
                     self._coming[one] = readers.submit(read_trial, self._folder / one)
+                readers.shutdown(wait=False)
         return self._coming[key].result()
 
     def __getitem__(self, key: str) -> Trial:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clray.errors import BadData
+from clray.report import reading
 from clray.report.reading import Job, Results, read
 from clray.report.stored import Board, Row, Trial
 
@@ -155,3 +157,21 @@ def test_places_of_final_runs(made: Any) -> None:
 )
 def test_stamps(others: dict[str, Any], stamp: str | None, made: Any) -> None:
     assert Board.model_validate(made.board([], **others)).stamp == stamp
+
+
+def test_trials_far_away_are_read_at_once_whoever_asks_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Far:
+        is_local = False
+
+        def __truediv__(self, key: str) -> str:
+            return key
+
+    monkeypatch.setattr(reading, "read_trial", lambda folder: folder)
+    keys = [str(i) for i in range(300)]
+    for _ in range(10):
+        runs = reading._Runs(Far(), keys)  # type: ignore[arg-type]
+        with ThreadPoolExecutor(8) as threads:
+            found: list[object] = list(threads.map(runs.__getitem__, keys))
+        assert found == keys
