@@ -15,7 +15,7 @@ from clray.parsing import merge, parse
 from clray.protocols.spaces import check_points, check_space
 from clray.selection import AnySelection
 from clray.space import Point, SearchSpace, by_path
-from clray.spec import Optimizer, TrialSpec
+from clray.spec import Component, Optimizer, TrialSpec
 from clray.streams.benchmark import BenchmarkConfig
 
 
@@ -82,7 +82,8 @@ def fill_in(job: JobSpec) -> JobSpec:
         with _named(job, label):
             entries[label] = _entry(job, label, entry)
     filled = job.model_copy(update={"methods": entries})
-    bases = {name: _bases(alone) for name, alone in _arenas(filled).items()}
+    arenas = _arenas(filled)
+    bases = {name: _bases(alone) for name, alone in arenas.items()}
     methods = {
         label: entry.model_copy(update={"method": next(iter(bases.values()))[label].method})
         for label, entry in entries.items()
@@ -90,18 +91,24 @@ def fill_in(job: JobSpec) -> JobSpec:
     update: dict[str, Any] = {"methods": methods}
     if job.benchmark is not None:
         base = next(iter(bases[""].values()))
-        update |= {"benchmark": base.benchmark, "model": base.model}
+        update |= {"benchmark": base.benchmark, "model": _model(job)}
     else:
         update["benchmarks"] = {
             name: arena.model_copy(
                 update={
                     "benchmark": next(iter(bases[name].values())).benchmark,
-                    "model": next(iter(bases[name].values())).model,
+                    "model": _model(arenas[name]),
                 }
             )
             for name, arena in job.benchmarks.items()
         }
     return filled.model_copy(update=update)
+
+
+def _model(job: JobSpec) -> Component:
+    """The job's network with every knob filled in; without what an entry's space holds fixed."""
+    config = registry.configure("model", job.model)
+    return Component(name=job.model.name, **config.model_dump(mode="json"))
 
 
 def boards_of(job: JobSpec) -> list[Board]:
