@@ -27,8 +27,8 @@ def build(
 
 
 def test_are_found() -> None:
-    names = ["lenet", "mlp", "slim_resnet18", "small_alexnet", "text_cnn", "timm"]
-    assert registry.names("model") == names
+    small = ["lenet", "mlp", "slim_resnet18", "small_alexnet", "text_cnn"]
+    assert registry.names("model") == [*small, "timm", "torchvision"]
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
