@@ -55,6 +55,7 @@ def build_learner(spec: TrialSpec, stream: Stream, device: torch.device) -> Lear
         num_tasks=len(stream.tasks),
         num_examples=sum(len(task.train) for task in stream.tasks),
         largest_task=max(len(task.classes) for task in stream.tasks),
+        image_shape=stream.image_shape,
         epochs=spec.protocol.epochs,
         batch_size=spec.protocol.batch_size,
         memory=spec.protocol.memory,

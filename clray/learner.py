@@ -50,6 +50,7 @@ class Setup:
         num_tasks: length of the stream.
         num_examples: to learn from, over the whole stream.
         largest_task: the most classes that a task has.
+        image_shape: C, H, W of the stream's images.
         epochs: passes over each task.
         batch_size: examples per step, over all workers.
         memory: examples that may be kept from old tasks.
@@ -70,6 +71,7 @@ class Setup:
     num_tasks: int
     num_examples: int
     largest_task: int
+    image_shape: tuple[int, int, int]
     epochs: int
     batch_size: int
     memory: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,35 +32,48 @@ def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, 0.1)
 
 
+def small_learner(
+    method: str,
+    *,
+    linear: bool = False,
+    memory: int = 20,
+    hidden: tuple[int, ...] = (16,),
+    setting: dict[str, Any] | None = None,
+    **knobs: Any,
+) -> Learner:
+    """A learner for small images of four classes; ``linear`` leaves out the hidden layer,
+    ``setting`` changes what the frame hands over."""
+    torch.manual_seed(0)
+    component = Component(name="mlp", hidden=() if linear else hidden)
+    shape = (setting or {}).get("image_shape", (1, 6, 6))
+    setup = Setup(
+        model=registry.configure("model", component).build("", shape, 4),
+        optimizer=sgd,
+        clip_norm=None,
+        scenario="domain-incremental",
+        num_classes=4,
+        num_tasks=5,
+        num_examples=150,
+        largest_task=4,
+        image_shape=(1, 6, 6),
+        epochs=1,
+        batch_size=8,
+        memory=memory,
+        prepare=scale,
+        augment=unchanged,
+        generator=torch.Generator().manual_seed(0),
+        distributed=Distributed(),
+        device=torch.device("cpu"),
+    )
+    setup = replace(setup, **(setting or {}))
+    config = registry.configure("method", Component(name=method, **knobs))
+    return registry.find("method", method).learner(config, setup)
+
+
 @pytest.fixture
 def build() -> Build:
-    """Builds a learner for 6x6 images of four classes; ``linear`` leaves out the hidden layer."""
-
-    def build(method: str, *, linear: bool = False, memory: int = 20, **knobs: Any) -> Learner:
-        torch.manual_seed(0)
-        component = Component(name="mlp", hidden=[] if linear else [16])
-        setup = Setup(
-            model=registry.configure("model", component).build("", (1, 6, 6), 4),
-            optimizer=sgd,
-            clip_norm=None,
-            scenario="domain-incremental",
-            num_classes=4,
-            num_tasks=5,
-            num_examples=150,
-            largest_task=4,
-            epochs=1,
-            batch_size=8,
-            memory=memory,
-            prepare=scale,
-            augment=unchanged,
-            generator=torch.Generator().manual_seed(0),
-            distributed=Distributed(),
-            device=torch.device("cpu"),
-        )
-        config = registry.configure("method", Component(name=method, **knobs))
-        return registry.find("method", method).learner(config, setup)
-
-    return build
+    """Builds learners."""
+    return small_learner
 
 
 def needs_no_boundaries(build: Callable[[], Learner], tasks: list[Task]) -> bool:

@@ -85,6 +85,7 @@ def learner_of(
         num_tasks=num_tasks,
         num_examples=150,
         largest_task=len(CLASSES),
+        image_shape=(1, 6, 6),
         epochs=epochs,
         batch_size=batch_size,
         memory=0,

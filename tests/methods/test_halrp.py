@@ -75,6 +75,7 @@ def learner_of(
         num_tasks=4,
         num_examples=150,
         largest_task=CLASSES,
+        image_shape=SHAPE,
         epochs=epochs,
         batch_size=16,
         memory=0,

@@ -58,6 +58,7 @@ def setup_for(model: nn.Module, **changes: object) -> Setup:
         "num_tasks": 5,
         "num_examples": 150,
         "largest_task": CLASSES,
+        "image_shape": (WIDTH, 1, 1),
         "epochs": 1,
         "batch_size": 64,
         "memory": 0,
