@@ -26,19 +26,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from clray.learner import Learner, MethodConfig, Setup
-from clray.models.per_example import check_independent, squared_gradients
+from clray.models.label_losses import LabelLosses, Labels
+from clray.models.per_example import check_independent, mean_squared_gradients
 from clray.models.quadratic import Quadratic
+from clray.models.task_sample import Share, Shares
 from clray.spec import STABILITY
-from clray.task import Task, cut
-
-BATCH = 256
-"""Examples at once while the importance is computed; it changes nothing but memory and time."""
+from clray.task import Task
 
 
 class Config(MethodConfig):
@@ -51,7 +48,7 @@ class Config(MethodConfig):
     sum, which has the same gradient and size)."""
     decay: Annotated[float, STABILITY] = Field(1.0, ge=0, le=1)
     """Share of the old importance that is kept at each new task (online only)."""
-    importance: Annotated[Literal["empirical", "sampled", "exact"], STABILITY] = "empirical"
+    importance: Annotated[Labels, STABILITY] = "empirical"
     """Labels that the gradients are taken for: those of the data, one for each example sampled
     from the model's prediction, or all, weighted by the prediction (the Fisher diagonal)."""
     examples: Annotated[int | None, STABILITY] = Field(None, ge=1)
@@ -92,61 +89,15 @@ class Ewc(Learner):
     def importance_for(self, task: Task) -> dict[str, Tensor]:
         """Mean over the task's training examples of squared per-example gradients, by name."""
         self.train_mode(False)
-        total = len(task.train)
-        count = min(total, self.config.examples or total)
-        seed = None
-        if count < total:
-            seed = int(torch.randint(2**62, (), generator=self.setup.generator))
-        rank, world = self.distributed.rank, self.distributed.world
-        sums = {
-            name: torch.zeros_like(p)
-            for name, p in self.model.named_parameters()
-            if p.requires_grad
-        }
-        batches = task.train.batches(BATCH, seed=seed, rank=rank, world=world)
-        for whole, (x, y) in zip(cut(total, BATCH), batches, strict=True):
-            if whole.start >= count:
-                break
-            size = whole.stop - whole.start  # of the global batch
-            mine = self.distributed.slice(size)
-            draws = torch.rand(size, generator=self.setup.generator)[mine].to(y.device)
-            keep = max(0, min(count - whole.start, mine.stop) - mine.start)
-            losses = LabelLosses(self.config.importance, self.rivals[y[:keep]], y[:keep], draws)
-            found = squared_gradients(self.model, self.setup.prepare(x[:keep]), losses)
-            for name, value in found.items():
-                sums[name] += value
+        shares = Shares(task, self.config.examples, self.setup)
+        found = mean_squared_gradients(self.model, shares, self._losses)
         self.train_mode(True)
-        return {name: self.distributed.sum(value) / count for name, value in sums.items()}
+        return found
+
+    def _losses(self, share: Share) -> LabelLosses:
+        return LabelLosses.of(self.config.importance, self.rivals, share, self.setup.generator)
 
     def footprint(self) -> dict[str, int]:
         """The model's, and the bytes of the importances and the old weights."""
         kept = super().footprint()
         return {**kept, "bytes": kept["bytes"] + self.quadratic.num_bytes}
-
-
-class LabelLosses:
-    """Each example's negative log-likelihood among the units that compete with its label.
-
-    Args:
-        labels: as ``Config.importance``.
-        rivals: bool [B, D], the units that compete.
-        y: int64 [B], the labels of the data.
-        draws: uniform in [0, 1), [B] or more, by which labels are sampled.
-    """
-
-    def __init__(self, labels: str, rivals: Tensor, y: Tensor, draws: Tensor) -> None:
-        self.labels, self.rivals, self.y = labels, rivals, y
-        self.draws = draws[: len(y)]
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Losses [B] for logits [B, D], or [D, B] weighted by the labels' probability."""
-        log_p = logits.masked_fill(~self.rivals, -torch.inf).log_softmax(1)
-        if self.labels == "empirical":
-            return F.nll_loss(log_p, self.y, reduction="none")
-        p = log_p.detach().exp()
-        if self.labels == "sampled":
-            below = p.cumsum(1)
-            drawn = (below <= self.draws.unsqueeze(1) * below[:, -1:]).sum(1)
-            return F.nll_loss(log_p, drawn, reduction="none")
-        # Scaled by the root, so that the squared gradient is scaled by the probability.
-        return -(p.sqrt() * log_p.masked_fill(~self.rivals, 0)).T

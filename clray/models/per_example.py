@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +22,19 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clray.errors import BadSpec
+from clray.models.captured import capture
+from clray.models.matrix_layers import inputs_of, is_matrix, outputs_of
+from clray.models.task_sample import Share, Shares
 
 Losses = Callable[[Tensor], Tensor]
+"""From a model's output [B, D] to each example's loss [B], or to several [K, B] of each. It must
+treat examples independently."""
 
 NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
-CHUNK = 1 << 24
-"""Numbers held at once for per-example weight gradients: 64 MiB of float32."""
+CHUNK = 1 << 21
+"""Numbers held at once for per-example weight gradients: 8 MiB, which stay in the cache."""
+TOGETHER = 32
+"""Examples at once on the slow way, where all that the network makes of each is held."""
 
 
 def check_independent(model: nn.Module) -> None:
@@ -44,89 +49,132 @@ def check_independent(model: nn.Module) -> None:
             raise BadSpec(f"model: {name}", "normalisation by each batch alone", accepted)
 
 
-def squared_gradients(model: nn.Module, x: Tensor, losses: Losses) -> dict[str, Tensor]:
+def mean_squared_gradients(
+    model: nn.Module,
+    shares: Shares,
+    losses: Callable[[Share], Losses],
+    names: Collection[str] | None = None,
+) -> dict[str, Tensor]:
+    """Mean over a task's examples, of all workers, of the squared gradient of each one's loss.
+
+    Args:
+        model: see ``squared_gradients``.
+        shares: this worker's examples.
+        losses: those of a share.
+        names: see ``squared_gradients``.
+    """
+    sums = {name: torch.zeros_like(p) for name, p in _wanted(model, names).items()}
+    for share in shares:
+        x = shares.setup.prepare(share.x)
+        for name, value in squared_gradients(model, x, losses(share), names).items():
+            sums[name] += value
+    group = shares.setup.distributed
+    return {name: group.sum(value) / shares.count for name, value in sums.items()}
+
+
+def squared_gradients(
+    model: nn.Module, x: Tensor, losses: Losses, names: Collection[str] | None = None
+) -> dict[str, Tensor]:
     """Sum over examples of the squared gradient of each example's loss.
 
     Args:
         model: in evaluation mode, so that no example's output depends on another; a parameter
             of a Linear, convolution or normalisation layer must be used through that layer alone.
         x: [B, ...], what the model takes.
-        losses: from the model's output [B, D] to each example's loss [B], or to several [K, B]
-            whose squared gradients are added up. It must treat examples independently.
+        losses: of several, the squared gradients are added up.
+        names: of the parameters, or None: all that require a gradient.
 
     Returns:
-        For each parameter that requires a gradient, by name, a tensor of its shape.
+        For each of these parameters that requires a gradient, by name, a tensor of its shape.
 
     Raises:
         ValueError: the model is in training mode.
     """
     if model.training:
         raise ValueError("per-example gradients need a model in evaluation mode")
-    wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    wanted = _wanted(model, names)
+    sums = {name: torch.zeros_like(p) for name, p in wanted.items()}
     if len(x) == 0:
-        return {name: torch.zeros_like(p) for name, p in wanted.items()}
-    inputs: dict[nn.Module, Tensor] = {}
-    outputs: dict[nn.Module, Tensor] = {}
-    calls: Counter[nn.Module] = Counter()
-
-    def capture(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
-        calls[module] += 1
-        inputs[module], outputs[module] = arguments[0].detach(), output
-        return output.clone()  # an in-place layer may follow
-
-    layers = _layers(model)
-    hooks = [module.register_forward_hook(capture) for module in layers.values()]
-    try:
-        with torch.enable_grad():
-            out = model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    cotangents = _cotangents(out, losses)
-
+        return sums
+    layers = _layers(model, wanted)
+    ends = {name: _end(name, module) for name, module in layers.items()}
+    paths = dict.fromkeys([*ends, *ends.values()])
+    captured = capture(model, x, {path: model.get_submodule(path) for path in paths})
     usable = {
         name: module
         for name, module in layers.items()
-        if calls[module] == 1 and _batched(module, inputs[module], len(x))
+        if {name, ends[name]} <= captured.inputs.keys()
+        and _batched(module, captured.inputs[name], len(x))
     }
-    sums = {name: torch.zeros_like(p) for name, p in wanted.items()}
-    fast = {f"{name}.{key}".lstrip(".") for name, m in usable.items() for key in _own(m)}
-    cotangents = _cotangents(out, losses)
-    at = [outputs[module] for module in usable.values()]
+    cotangents = cotangents_of(losses)(captured.output)
     squares: dict[str, Tensor] = {}
-    for cotangent in cotangents if at else []:
-        gradients = torch.autograd.grad(
-            out, at, cotangent, retain_graph=True, materialize_grads=True
-        )
-        for (name, module), gradient in zip(usable.items(), gradients, strict=True):
+    for i, cotangent in enumerate(cotangents):
+        gradients = captured.gradients(cotangent, more=i + 1 < len(cotangents))
+        for name, module in usable.items():
+            gradient = gradients[ends[name]]
             if type(module) is nn.Linear and gradient.dim() == 2:
                 square = gradient.square()
                 squares[name] = squares[name] + square if name in squares else square
             else:
-                _add(sums, name, module, _layer_sums(module, inputs[module], gradient))
+                _add(sums, name, _layer_sums(module, captured.inputs[name], gradient))
     for name, square in squares.items():
         # The square of an outer product is the outer product of the squares.
-        weight = square.T @ inputs[usable[name]].square()
-        _add(sums, name, usable[name], {"weight": weight, "bias": square.sum(0)})
+        weight = square.T @ captured.inputs[name].square()
+        _add(sums, name, {"weight": weight, "bias": square.sum(0)})
+    fast = {path for name, module in usable.items() for path in _paths(name, module)}
     others = {name: p for name, p in wanted.items() if name not in fast}
     if others:
         _add_any(sums, model, x, cotangents, others)
     return sums
 
 
-def _layers(model: nn.Module) -> dict[str, nn.Module]:
+def cotangents_of(losses: Losses) -> Callable[[Tensor], list[Tensor]]:
+    """From the output [B, D] to the gradients there, [B, D], of each of the K losses."""
+
+    def cotangents(out: Tensor) -> list[Tensor]:
+        leaf = out.detach().requires_grad_()
+        with torch.enable_grad():
+            values = losses(leaf)
+        rows = values.unsqueeze(0) if values.dim() == 1 else values
+        return [torch.autograd.grad(row.sum(), leaf, retain_graph=True)[0] for row in rows]
+
+    return cotangents
+
+
+def _wanted(model: nn.Module, names: Collection[str] | None) -> dict[str, nn.Parameter]:
+    return {
+        name: p
+        for name, p in model.named_parameters()
+        if p.requires_grad and (names is None or name in names)
+    }
+
+
+def _layers(model: nn.Module, wanted: dict[str, nn.Parameter]) -> dict[str, nn.Module]:
     """The layers with a fast way, by name; none that shares a parameter with another."""
     owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
     found = {}
     for name, module in model.named_modules():
         own = list(module.parameters(recurse=False))
-        if any(owners[id(p)] > 1 for p in own) or not any(p.requires_grad for p in own):
+        if any(owners[id(p)] > 1 for p in own) or wanted.keys().isdisjoint(_paths(name, module)):
             continue
-        plain_conv = type(module) in CONVOLUTIONS and module.padding_mode == "zeros"
-        plain_conv = plain_conv and not isinstance(module.padding, str)
-        if plain_conv or type(module) is nn.Linear or type(module) in NORMALISATIONS:
+        if is_matrix(module) or type(module) in NORMALISATIONS or _is_timm_norm(module):
             found[name] = module
     return found
+
+
+def _is_timm_norm(module: nn.Module) -> bool:
+    """Whether it is timm's batch normalisation with an activation in it."""
+    return type(module).__module__.startswith("timm.") and type(module).__name__ == "BatchNormAct2d"
+
+
+def _end(name: str, module: nn.Module) -> str:
+    """The module that gives what the layer's parameters made, before anything else in it."""
+    return f"{name}.drop" if _is_timm_norm(module) else name
+
+
+def _paths(name: str, module: nn.Module) -> list[str]:
+    """The names of a layer's own parameters in the model."""
+    return [f"{name}.{key}".lstrip(".") for key, _ in module.named_parameters(recurse=False)]
 
 
 def _batched(module: nn.Module, x: Tensor, batch: int) -> bool:
@@ -136,22 +184,12 @@ def _batched(module: nn.Module, x: Tensor, batch: int) -> bool:
     return x.dim() >= 2 and len(x) == batch
 
 
-def _cotangents(out: Tensor, losses: Losses) -> list[Tensor]:
-    """The gradient [B, D] of each of the K losses with respect to the output."""
-    leaf = out.detach().requires_grad_()
-    with torch.enable_grad():
-        values = losses(leaf)
-    rows = values.unsqueeze(0) if values.dim() == 1 else values
-    return [torch.autograd.grad(row.sum(), leaf, retain_graph=True)[0] for row in rows]
-
-
-def _own(module: nn.Module) -> list[str]:
-    return [key for key, p in module.named_parameters(recurse=False) if p.requires_grad]
-
-
-def _add(sums: dict[str, Tensor], name: str, module: nn.Module, found: dict[str, Tensor]) -> None:
-    for key in _own(module):
-        sums[f"{name}.{key}".lstrip(".")] += found[key]
+def _add(sums: dict[str, Tensor], name: str, found: dict[str, Tensor]) -> None:
+    """Add what is wanted of a layer's sums."""
+    for key, value in found.items():
+        path = f"{name}.{key}".lstrip(".")
+        if path in sums:
+            sums[path] += value
 
 
 def _layer_sums(module: nn.Module, x: Tensor, gradient: Tensor) -> dict[str, Tensor]:
@@ -181,35 +219,17 @@ def _normalised(module: nn.Module, x: Tensor) -> Tensor:
 def _matrix_sums(
     module: nn.Linear | nn.Conv1d | nn.Conv2d, x: Tensor, gradient: Tensor
 ) -> dict[str, Tensor]:
-    """For a weight that is used at L places of each example, such as pixels or tokens."""
+    """For a weight that is used at P places of each example, such as pixels or tokens."""
     conv = None if isinstance(module, nn.Linear) else module
     overlap = math.prod(conv.kernel_size) if conv else 1  # numbers unfolded from one, at most
     size = max(1, CHUNK // max(module.weight.numel(), x[0].numel() * overlap))
     weight = torch.zeros_like(module.weight).flatten(1)
     for part, rows in zip(torch.split(x, size), torch.split(gradient, size), strict=True):
-        if conv:
-            groups = conv.groups
-            columns = _unfolded(conv, part)
-            columns = columns.view(len(part), groups, -1, columns.shape[2])
-            rows = rows.reshape(len(part), groups, -1, columns.shape[3])
-        else:
-            columns = part.flatten(1, -2).transpose(1, 2).unsqueeze(1)
-            rows = rows.flatten(1, -2).transpose(1, 2).unsqueeze(1)
-        # [b, G, O / G, L] @ [b, G, L, I]: each example's gradient, of grouped layers too.
-        weight += (rows @ columns.transpose(2, 3)).square_().sum(0).flatten(0, 1)
+        # [b, G, O, P] @ [b, G, P, I]: each example's gradient, of grouped layers too.
+        found = outputs_of(module, rows) @ inputs_of(module, part).mT
+        weight += found.square_().sum(0).flatten(0, 1)
     bias = gradient.flatten(2).sum(2) if conv else gradient.flatten(1, -2).sum(1)
     return {"weight": weight.view_as(module.weight), "bias": bias.square().sum(0)}
-
-
-def _unfolded(conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
-    """What each place of a convolution's output is made of, [b, I, L]."""
-    pad = conv.padding
-    assert not isinstance(pad, str)
-    if isinstance(conv, nn.Conv2d):
-        return F.unfold(x, conv.kernel_size, conv.dilation, pad, conv.stride)
-    # One row of pixels.
-    size, gap, step = (1, *conv.kernel_size), (1, *conv.dilation), (1, *conv.stride)
-    return F.unfold(x.unsqueeze(2), size, gap, (0, *pad), step)
 
 
 def _add_any(
@@ -222,6 +242,7 @@ def _add_any(
     """Add the sums of squares for parameters of any kind, one gradient for each example."""
     values = {name: p.detach() for name, p in parameters.items()}
     size = max(1, CHUNK // max(1, sum(p.numel() for p in values.values())))
+    size = min(size, TOGETHER)
 
     def output(values: dict[str, Tensor], row: Tensor, cotangent: Tensor) -> Tensor:
         out: Tensor = functional_call(model, values, (row.unsqueeze(0),))

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clray.methods import ewc
 from clray.methods.ewc import Ewc
+from clray.models import task_sample
 from clray.models.quadratic import Quadratic
 from clray.task import Task
 
@@ -37,7 +37,7 @@ def test_importance_does_not_depend_on_batches(
 ) -> None:
     found = []
     for size in (1, 7, 64):
-        monkeypatch.setattr(ewc, "BATCH", size)
+        monkeypatch.setattr(task_sample, "BATCH", size)
         found.append(build("ewc", importance=labels).importance_for(tasks[0]))
     for name, value in found[0].items():
         assert float(value.max()) > 0, name

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from clray import registry
 from clray.errors import BadSpec
-from clray.models.per_example import check_independent, squared_gradients
+from clray.models import per_example
+from clray.models.per_example import check_independent, cotangents_of, squared_gradients
 from clray.spec import Component
 
 
@@ -54,8 +55,25 @@ def test_networks(name: str) -> None:
     check(model, torch.rand(6, *shape), 5)
 
 
-@pytest.mark.parametrize("knobs", [{}, {"groups": 2, "stride": 2, "padding": 3, "dilation": 2}])
-def test_convolutions_over_time(knobs: dict[str, int]) -> None:
+def test_timms_normalisations_with_activations_have_the_fast_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model = registry.configure("model", Component(name="timm/mobilenetv1_100"))
+    network = model.build("mobilenetv1_100", (3, 32, 32), 5)
+    monkeypatch.delattr(per_example, "_add_any")
+    check(network, torch.rand(3, 3, 32, 32), 5)
+
+
+OVER_TIME: list[dict[str, int | str]] = [
+    {},
+    {"groups": 2, "stride": 2, "padding": 3, "dilation": 2},
+    {"padding": "same", "dilation": 3},
+]
+
+
+@pytest.mark.parametrize("knobs", OVER_TIME)
+def test_convolutions_over_time(knobs: dict[str, int | str]) -> None:
     torch.manual_seed(0)
     layers = (nn.Conv1d(4, 6, 3, **knobs), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))  # type: ignore[arg-type]
     model, x = nn.Sequential(*layers), torch.rand(6, 4, 12)
@@ -110,6 +128,27 @@ def test_several_losses_add_up() -> None:
         second = squared_gradients(model, x, lambda out: out.square()[:, 1])
         for name, value in both.items():
             torch.testing.assert_close(value, first[name] + second[name])
+
+
+def test_only_the_parameters_that_are_named() -> None:
+    """To the bit what they have among all; others cost nothing."""
+    torch.manual_seed(0)
+    model, x = Odd().eval(), torch.rand(5, 4, 7, 7)
+    everything = squared_gradients(model, x, lambda out: out.square().T)
+    for names in (["group.weight", "norm.bias"], ["conv.bias", "scale"], ["twice.weight"], []):
+        found = squared_gradients(model, x, lambda out: out.square().T, names)
+        assert found.keys() == set(names)
+        for name, value in found.items():
+            assert torch.equal(value, everything[name]), name
+
+
+def test_cotangents_are_the_gradients_of_each_loss_at_the_output() -> None:
+    torch.manual_seed(0)
+    out = torch.rand(5, 3)
+    (one,) = cotangents_of(lambda out: out.square().sum(1))(out)
+    assert torch.equal(one, 2 * out)
+    several = cotangents_of(lambda out: out.square().T)(out)
+    assert torch.equal(torch.stack(several), 2 * torch.diag_embed(out).transpose(0, 1))
 
 
 def test_training_mode_is_refused_and_no_examples_give_zeros() -> None:
