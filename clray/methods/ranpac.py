@@ -29,13 +29,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from clray.errors import Infeasible
 from clray.learner import MethodConfig, Setup
-from clray.models.feature_statistics import OnePassLearner, Rule, Solved, as_logits, num_features
+from clray.models.feature_statistics import OnePassLearner, num_features
+from clray.models.ridge import RidgeRegression, ridge_solution
 from clray.task import Task
 
 RIDGES = tuple(10.0**power for power in range(-8, 10))
@@ -55,7 +54,7 @@ class Config(MethodConfig):
     """Added to the diagonal of G; none: chosen on a fifth of each task, when it ends."""
 
 
-class RandomRidge(Solved):
+class RandomRidge(RidgeRegression):
     """The random expansion and its ridge regression, in place of a model's head.
 
     Args:
@@ -67,10 +66,6 @@ class RandomRidge(Solved):
     """
 
     projection: Tensor
-    G: Tensor
-    Q: Tensor
-    counts: Tensor
-    ridge: Tensor
 
     def __init__(
         self,
@@ -80,25 +75,13 @@ class RandomRidge(Solved):
         ridge: float,
         generator: torch.Generator,
     ) -> None:
-        super().__init__()
+        super().__init__(dimension, num_classes, ridge)
         projection = torch.randn(num_features, dimension, generator=generator)
         self.register_buffer("projection", projection)
-        self.register_buffer("G", torch.zeros(dimension, dimension, dtype=torch.float64))
-        self.register_buffer("Q", torch.zeros(dimension, num_classes, dtype=torch.float64))
-        self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.int64))
-        self.register_buffer("ridge", torch.tensor(ridge, dtype=torch.float64))
 
     def expand(self, features: Tensor) -> Tensor:
         """Features [B, D], expanded to float64 [B, M]."""
         return (features @ self.projection).relu_().double()
-
-    def add(self, features: Tensor, y: Tensor) -> None:
-        """Count features float32 [B, D] with labels int64 [B]."""
-        h, target = self.expand(features), self._target(y)
-        self.G.addmm_(h.T, h)
-        self.Q.addmm_(h.T, target)
-        self.counts += target.sum(0).long()
-        self.forget()
 
     def choose(self, features: Tensor, y: Tensor) -> float:
         """Set the ridge to the one of ``RIDGES`` with the least error, and say which.
@@ -119,34 +102,14 @@ class RandomRidge(Solved):
             features, y: float32 [B, D] and int64 [B] that were counted, are held out of what is
                 fitted here, and give the error.
         """
-        h, target = self.expand(features), self._target(y)
+        h, target = self.expand(features), self.target(y)
         G, Q = self.G.addmm(h.T, h, alpha=-1), self.Q.addmm(h.T, target, alpha=-1)
         errors = {}
         for ridge in RIDGES:
-            weights = _ridge_solution(G, Q, ridge)
+            weights = ridge_solution(G, Q, ridge)
             if weights is not None:
                 errors[ridge] = float((h @ weights - target).square().mean())
         return errors
-
-    def solve(self) -> Rule:
-        """Weights [M, C] of the ridge regression; biases are zero.
-
-        Raises:
-            Infeasible: the ridge is too small for the matrix to be positive definite in float64.
-        """
-        ridge = float(self.ridge)
-        weights = _ridge_solution(self.G, self.Q, ridge)
-        if weights is None:
-            raise Infeasible("method.ridge", ridge, "more: G is singular to rounding")
-        return weights, weights.new_zeros(weights.shape[1])
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits [B, C] for features float32 [B, D]."""
-        return as_logits(self.scores(self.expand(features)), self.counts > 0)
-
-    def _target(self, y: Tensor) -> Tensor:
-        """One-hot float64 [B, C]."""
-        return F.one_hot(y, len(self.counts)).double()
 
 
 class Ranpac(OnePassLearner):
@@ -185,11 +148,3 @@ class Ranpac(OnePassLearner):
         features, y = (torch.cat(part) for part in zip(*self.held_out, strict=True))
         self.begin_task(task)
         return {"ridge": self.regression.choose(features, y)}
-
-
-def _ridge_solution(G: Tensor, Q: Tensor, ridge: float) -> Tensor | None:
-    """(G + ridge I)^-1 Q, [M, C]; None where the matrix is not positive definite to rounding."""
-    matrix = G.clone()
-    matrix.diagonal().add_(ridge)
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    return None if int(failed) else torch.cholesky_solve(Q, factor)

@@ -277,7 +277,10 @@ def test_first_stage_by_a_method_without_training_knobs(clray: Clray, here: Path
         ("protocol.selection=[first-k,chff]", "protocol.selection.1: got 'chff'; accepted: adap"),
         ("protocol.selection.k=2", "protocol.selection: got {'k': 2}; accepted: a name: adaptive"),
         ("search.objective=[growth,growth]", "search.objective: got 'growth'; accepted: objectiv"),
-        ("methods.ewcc.trials=3", "job a: methods.ewcc: method: got 'ewcc'; accepted: dkvb, er, "),
+        (
+            "methods.ewcc.trials=3",
+            "job a: methods.ewcc: method: got 'ewcc'; accepted: dkvb, dlcft, ",
+        ),
     ],
 )
 def test_overrides(override: str, piece: str, clray: Clray, here: Path) -> None:

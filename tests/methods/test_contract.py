@@ -52,6 +52,8 @@ SUITED: dict[str, dict[str, Any]] = {
     "dkvb": {**INPUTS, "method": {"name": "dkvb", "plasticity": 5.0, **FEW_KEYS}},
     "knn": {**INPUTS, "method": {"name": "knn", "k": 3}},  # of 30 that are kept
     "ranpac": {**INPUTS, "method": {"name": "ranpac", "dimension": 100}},
+    "dlcft": {"optimizer": {"name": "adam", "lr": 0.003}},
+    "joint_linear": {"optimizer": {"name": "adam", "lr": 0.003}},
 }
 """What a method needs to learn within the tiny trial."""
 SHOWING: dict[str, dict[str, Any]] = {
@@ -60,6 +62,8 @@ SHOWING: dict[str, dict[str, Any]] = {
     "exssnet": {"state": "last"},
     "dkvb": FEW_KEYS,
     "ranpac": {"dimension": 50},
+    "dlcft": {"target_scale": 0.5},
+    "joint_linear": {"target_scale": 0.5},
 }
 """What a method needs for every knob to show after a handful of steps on noise."""
 

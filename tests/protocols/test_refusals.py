@@ -109,7 +109,7 @@ SELECTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown yardstick": (
         select("chf", method="finetun"),
-        "selection chf: method: method: got 'finetun'; accepted: dkvb, er, ewc, ",
+        "selection chf: method: method: got 'finetun'; accepted: dkvb, dlcft, er, ",
     ),
     "network that is not handed over": (
         {**TASKS_GIVEN, "methods": {"exssnet": {}}, **select("chf")},
@@ -185,7 +185,7 @@ SELECTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown first stage": (
         select("two-stage", method="finetun"),
-        "selection two-stage: method: method: got 'finetun'; accepted: dkvb, er, ewc, ",
+        "selection two-stage: method: method: got 'finetun'; accepted: dkvb, dlcft, er, ",
     ),
     "first stage too long": (
         select("two-stage", k=5),
