@@ -33,7 +33,7 @@ Triple = tuple[float, float, float]
 class EncoderConfig(ModelConfig):
     """Knobs of a library's encoder; each library's file fills in how its networks are had."""
 
-    library: ClassVar[str]
+    package: ClassVar[str]
     """The model's name, before the slash."""
 
     weights: str = "none"
@@ -88,13 +88,13 @@ class EncoderConfig(ModelConfig):
         """See ``ModelConfig.build_encoder``."""
         self.check(variant)
         if image_shape[0] not in (1, 3):
-            raise BadSpec(f"model {self.library}: image channels", image_shape[0], "1 or 3")
+            raise BadSpec(f"model {self.package}: image channels", image_shape[0], "1 or 3")
         encoder = Encoder(*self.network(variant), self)
         encoder.eval()
         with torch.no_grad(), self.refused(variant):
             features = encoder(torch.zeros(1, *image_shape)).shape
         if len(features) != 2:
-            where = f"model {self.library}/{variant}: features"
+            where = f"model {self.package}/{variant}: features"
             raise BadSpec(where, tuple(features), "one row an image")
         encoder.width = features[1]
         return encoder
@@ -102,7 +102,7 @@ class EncoderConfig(ModelConfig):
     def described(self, variant: str, weights: str, mean: Triple, std: Triple) -> dict[str, Any]:
         """What features depend on, with the weights as a tag unless they come from a file."""
         return {
-            "name": f"{self.library}/{variant}",
+            "name": f"{self.package}/{variant}",
             "weights": weights
             if self.path is None
             else f"sha256:{weights_file.hash_of(self.path)}",
@@ -122,7 +122,7 @@ class EncoderConfig(ModelConfig):
     @property
     def where(self) -> str:
         """Names the weights in an error."""
-        return f"model {self.library}: weights"
+        return f"model {self.package}: weights"
 
     @contextmanager
     def refused(self, variant: str) -> Iterator[None]:
@@ -139,7 +139,7 @@ class EncoderConfig(ModelConfig):
     def bad_options(self, variant: str, error: Exception) -> BadSpec:
         """An error about the knobs that the network was made with."""
         given = {"image_size": self.image_size, "options": self.options}
-        where = f"model {self.library}/{variant}"
+        where = f"model {self.package}/{variant}"
         return BadSpec(where, given, f"what the network takes: {error}")
 
 

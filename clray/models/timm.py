@@ -20,7 +20,7 @@ from clray.models.image_encoder import EncoderConfig, Positive, Triple
 class Config(EncoderConfig):
     """Knobs of a timm encoder."""
 
-    library: ClassVar[str] = "timm"
+    package: ClassVar[str] = "timm"
 
     weights: str = "none"
     """``none`` (random), ``pretrained`` (timm's default), a tag of timm's for this network, or

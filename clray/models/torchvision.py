@@ -30,7 +30,7 @@ CLASSES = 1000
 class Config(EncoderConfig):
     """Knobs of a torchvision network."""
 
-    library: ClassVar[str] = "torchvision"
+    package: ClassVar[str] = "torchvision"
 
     weights: str = "none"
     """``none`` (random), or the path of a .safetensors file in torchvision's names, with or
