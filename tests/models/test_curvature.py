@@ -138,6 +138,20 @@ def test_rotated_blocks_mix_exactly_along_the_eigenvectors_of_the_mixed_factors(
     torch.testing.assert_close(trace(explicit(mixed)), trace(expected))
 
 
+def test_inputs_that_never_were_there_are_not_searched_for_eigenvectors() -> None:
+    # Where all is searched, torch's search has failed on a 3 x 3 convolution of one place.
+    spread = torch.zeros(2, 7, 3)
+    spread[:, [1, 2, 5], [0, 1, 2]] = 1
+    inputs = spread @ product(3) @ spread.mT
+    found = Rotated.of(Kronecker(torch.zeros(2, 3, 3), inputs))
+    absent = [0, 3, 4, 6]
+    assert torch.equal(found.inputs[:, :, absent], torch.eye(7)[:, absent].repeat(2, 1, 1))
+    assert torch.equal(found.outputs, torch.eye(3).repeat(2, 1, 1))
+    values = found.inputs.mT @ inputs @ found.inputs
+    torch.testing.assert_close(values, values.diagonal(dim1=1, dim2=2).diag_embed())
+    torch.testing.assert_close(found.inputs.mT @ found.inputs, torch.eye(7).repeat(2, 1, 1))
+
+
 def test_a_layer_that_never_got_a_gradient_is_free() -> None:
     block = Kronecker(torch.zeros(2, 3, 3), product(4), torch.zeros(2))
     assert not block.times(torch.ones(SHAPE)).any()
