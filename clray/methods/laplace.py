@@ -14,10 +14,10 @@ H its Gauss-Newton matrix, and new classes are treated as there: all that is lef
 the network is not linear in its weights.
 
 Differences. Ritter et al.'s text was not at hand; as remembered, they search a multiplier of each
-task's curvature, which here is ``past_weight``, and have fully connected
-layers. Factors of tasks are averaged, or each task's kept; those of convolutions are as in Grosse &
-Martens 2016 (arXiv 1602.01407). Parameters of other layers than Linear and convolutions, and of
-layers that are used more than once, have a diagonal.
+task's curvature, which here is ``past_weight``, and have fully connected layers. Factors of tasks
+are averaged, or each task's kept; those of convolutions are as in Grosse & Martens 2016 (arXiv
+1602.01407). Parameters of other layers than Linear and convolutions, and of layers that are used
+more than once, have a diagonal.
 """
 
 from __future__ import annotations
