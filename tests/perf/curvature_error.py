@@ -25,11 +25,19 @@ from clray.models.curved_penalty import Part
 from clray.spec import Resources, TrialSpec
 
 CPU = torch.device("cpu")
+CASES = [
+    ("bilinear", "kfac", 1),
+    ("bilinear", "kfac", 30),
+    ("linearised", "kfac", 1),
+    ("linearised", "kfac", 30),
+    ("linearised", "diag", 1),
+    ("linearised", "diag", 100),
+]
 
 
 def spec_of(weights: str, **knobs: object) -> TrialSpec:
     plain = {
-        "method": {"name": "dlcft", "curvature": "kfac", **knobs},
+        "method": {"name": "dlcft", **knobs},
         "benchmark": {
             "name": "split-cifar10",
             "dataset": "parquet:$CLRAY_DATA/cifar10",
@@ -100,14 +108,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("weights")
     weights = parser.parse_args().weights
-    print("| head | past_weight | change | predicted by K-FAC | sum of each layer's alone |")
-    print("|---|---|---|---|---|")
-    for head in ("bilinear", "linearised"):
-        for past_weight in (1, 30):
-            torch.manual_seed(0)
-            found = measure(spec_of(weights, head=head, past_weight=past_weight))
-            told = " | ".join(f"{value:.2f}" for value in found)
-            print(f"| {head} | {past_weight} | {told} |", flush=True)
+    print("| head | curvature | past_weight | change | predicted | sum of each layer's alone |")
+    print("|---|---|---|---|---|---|")
+    for head, curvature, past_weight in CASES:
+        torch.manual_seed(0)
+        spec = spec_of(weights, head=head, curvature=curvature, past_weight=past_weight)
+        told = " | ".join(f"{value:.2f}" for value in measure(spec))
+        print(f"| {head} | {curvature} | {past_weight} | {told} |", flush=True)
 
 
 if __name__ == "__main__":
