@@ -65,6 +65,9 @@ def build_learner(spec: TrialSpec, stream: Stream, device: torch.device) -> Lear
         distributed=Distributed(),
         device=device,
         coded_from=stream.coded_from,
+        updates=spec.protocol.updates,
+        first_updates=spec.protocol.first_updates,
+        pretrained=config.is_pretrained,
     )
     torch.manual_seed(derive_seed(spec.seed, "training"))
     return _learner(spec.method, setup)
@@ -78,6 +81,7 @@ def change(learner: Learner, told: Change) -> Learner:
         optimizer=partial(build_optimizer, told.optimizer),
         clip_norm=told.optimizer.clip_norm,
         epochs=told.epochs,
+        updates=told.updates,
         batch_size=told.batch_size,
     )
     if registry.find("method", told.method.name).learner is not type(learner):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clray.distributed import Distributed
 from clray.events import Watch, ignore
 from clray.spec import SCENARIOS
-from clray.task import Task
+from clray.task import Task, cut
 
 
 class MethodConfig(BaseModel):
@@ -61,6 +61,9 @@ class Setup:
         device: where data and model lie.
         coded_from: where examples are the codes int16 [B, C, 1, 1] of the method's own coder, the
             shape (D, 1, 1) of the features that they were made of.
+        updates: steps on each task, in place of ``epochs``; None: as many as these take.
+        first_updates: steps on the first task; None: as on the others.
+        pretrained: whether the model's encoder begins with weights that were learned elsewhere.
     """
 
     model: nn.Module
@@ -81,6 +84,36 @@ class Setup:
     distributed: Distributed
     device: torch.device
     coded_from: tuple[int, int, int] | None = None
+    updates: int | None = None
+    first_updates: int | None = None
+    pretrained: bool = False
+
+    def num_updates(self, task: Task) -> int:
+        """How many steps the task is learned for."""
+        limit = self.updates
+        if task.index == 0 and self.first_updates is not None:
+            limit = self.first_updates
+        return self.epochs * self._batches(task) if limit is None else limit
+
+    def num_epochs(self, task: Task) -> int:
+        """How many passes over its examples that takes; the last one may be cut short."""
+        return -(-self.num_updates(task) // self._batches(task))
+
+    def examples_seen(self, task: Task) -> int:
+        """How many of its examples that passes over, repeats counted."""
+        pieces = cut(len(task.train), self.batch_size)
+        whole, rest = divmod(self.num_updates(task), len(pieces))
+        return whole * len(task.train) + int(pieces[rest].start)
+
+    @property
+    def visits(self) -> int:
+        """How many examples the whole stream passes over, repeats counted."""
+        if self.updates is None:
+            return self.epochs * self.num_examples
+        return self.updates * self.batch_size * self.num_tasks
+
+    def _batches(self, task: Task) -> int:
+        return len(cut(len(task.train), self.batch_size))
 
 
 class Coder(Protocol):

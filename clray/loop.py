@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import safetensors.torch
@@ -127,7 +128,7 @@ class Loop:
         if self.epoch == 0:
             with self._timed("train"):
                 self._begin(task)
-        num_epochs = self.learner.setup.epochs
+        num_epochs = self.learner.setup.num_epochs(task)
         while self.epoch < num_epochs:
             with self._timed("train"):
                 finite = self._learn(task, num_epochs)
@@ -141,7 +142,7 @@ class Loop:
             row = self._grade(task.index)
         if self.leads and task.index > 0 and apart.is_part(self.spec):
             apart.save(self.learner.learned_of(task), self.spec, self.folder)
-        return Learned(row, len(task.train) * num_epochs, facts)
+        return Learned(row, self.learner.setup.examples_seen(task), facts)
 
     def _begin(self, task: Task) -> None:
         told = self.spec.change_at(task.index)
@@ -179,10 +180,12 @@ class Loop:
         seed = derive_seed(self.spec.seed, "batches", task.name)
         totals: dict[str, Tensor] = {}
         steps = 0
+        left = learner.setup.num_updates(task) - self.steps
         rank, world = self.distributed.rank, self.distributed.world
-        for x, y in task.train.batches(
+        batches = task.train.batches(
             learner.setup.batch_size, seed, self.epoch, rank=rank, world=world
-        ):
+        )
+        for x, y in islice(batches, left):
             if self.interrupted():
                 raise Interrupted
             for name, value in learner.observe(x, y, task).items():

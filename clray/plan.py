@@ -330,6 +330,7 @@ def changed(base: TrialSpec, at: int, values: dict[str, Any]) -> dict[str, Any]:
         "optimizer": (last or base).optimizer.model_dump(mode="json"),
         "protocol": {
             "epochs": last.epochs if last else base.protocol.epochs,
+            "updates": last.updates if last else base.protocol.updates,
             "batch_size": last.batch_size if last else base.protocol.batch_size,
         },
     }

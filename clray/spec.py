@@ -32,6 +32,8 @@ Split = Literal["validation", "test"]
 
 KEY_FORMAT = 2
 """Part of every trial's key: raise it when the meaning of a spec changes."""
+LATER = ("updates", "first_updates", "evaluation")
+"""Fields that are no part of the key while they are none: trials stored before them keep theirs."""
 PIN = "#sha256="
 """Stands between an address and the hash of what lies there: a trial's key knows the hash alone."""
 
@@ -84,11 +86,28 @@ class Component(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Evaluation(Spec):
+    """Continual evaluation: accuracy on all tasks so far while a task is learned."""
+
+    every: int = Field(10, ge=1)
+    """Updates between two points."""
+    first: int = Field(30, ge=0)
+    """After each of a task's first so many updates there is a point as well."""
+    subset: int = Field(50, ge=1)
+    """Examples of each class of each task that are graded; fewer where it has fewer. They are the
+    same for all methods and seeds."""
+
+
 class Protocol(Spec):
     """What is the same for all methods that are compared."""
 
     epochs: Annotated[int, PLASTICITY] = Field(1, ge=1)
     """Passes over each task's training examples."""
+    updates: Annotated[int | None, PLASTICITY] = Field(None, ge=1)
+    """Steps on each task, in place of epochs: as many passes as they need, the last one cut short;
+    none: epochs."""
+    first_updates: Annotated[int | None, PLASTICITY] = Field(None, ge=0)
+    """Steps on the first task; 0: the model knows it already; none: as on the others."""
     batch_size: Annotated[int, PLASTICITY] = Field(64, ge=1)
     """Examples per step, over all workers."""
     memory: int = Field(0, ge=0)
@@ -99,6 +118,8 @@ class Protocol(Spec):
     head: Literal["growing", "fixed"] = "growing"
     """Class-incremental only: which output units compete in the training loss and in prediction;
     those of the classes seen so far (growing), or all of the stream's from the start (fixed)."""
+    evaluation: Evaluation | None = None
+    """Continual evaluation; none: accuracy is measured where a task ends."""
 
 
 class Optimizer(Spec):
@@ -130,6 +151,8 @@ class Change(Spec):
     """The optimizer and its knobs."""
     epochs: int = Field(1, ge=1)
     """Passes over each task's training examples."""
+    updates: int | None = Field(None, ge=1)
+    """Steps on each task, in place of epochs."""
     batch_size: int = Field(64, ge=1)
     """Examples per step, over all workers."""
 
@@ -192,8 +215,13 @@ class TrialSpec(Spec):
 
         Only a spec that ``clray.registry.complete`` has filled in has a meaningful key.
         """
+        written = _by_content(self.model_dump(mode="json"))
+        for part in (written["protocol"], *written["changes"]):
+            for name in LATER:
+                if part.get(name) is None:
+                    part.pop(name, None)
         text = json.dumps(
-            {"format": KEY_FORMAT, **_by_content(self.model_dump(mode="json"))},
+            {"format": KEY_FORMAT, **written},
             sort_keys=True,
             separators=(",", ":"),
             allow_nan=False,

@@ -236,3 +236,25 @@ def test_a_checkpoint_of_another_version_is_not_loaded(
 def test_bad_trials_are_refused_before_they_start(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         spec(**changes)
+
+
+@pytest.mark.parametrize(("updates", "first"), [(7, None), (7, 3), (None, 2), (40, 0)])
+def test_learns_for_as_many_steps_as_it_is_told(
+    updates: int | None, first: int | None, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    observe = Finetune.observe
+
+    def counting(self: Finetune, x: Tensor, y: Tensor, task: Task) -> dict[str, Tensor]:
+        sizes.append(len(x))
+        return observe(self, x, y, task)
+
+    monkeypatch.setattr(Finetune, "observe", counting)
+    told = {"updates": updates, "first_updates": first, "batch_size": 33, "epochs": 2}
+    records = trial.run(spec(protocol=told), folder).records
+    for record in records:
+        own, sizes[: record["steps"]] = sizes[: record["steps"]], []
+        assert record["examples_seen"] == sum(own)
+    assert not sizes
+    each = 2 * 8 if updates is None else updates
+    assert [record["steps"] for record in records] == [each if first is None else first, each, each]

@@ -262,5 +262,4 @@ class Dkvb(Learner):
 
     def _plasticity_of(self, lr: float) -> float:
         setup, knobs = self.setup, self.knobs
-        visits = setup.epochs * setup.num_examples
-        return lr * visits / (setup.batch_size * knobs.codebooks * knobs.pairs)
+        return lr * setup.visits / (setup.batch_size * knobs.codebooks * knobs.pairs)

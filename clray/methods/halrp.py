@@ -45,7 +45,7 @@ from clray.models.low_rank_learner import (
 )
 from clray.models.low_rank_network import LowRankNetwork
 from clray.spec import derive_seed
-from clray.task import Task, cut
+from clray.task import Task
 
 Phase = Literal["first", "warm-up", "factored"]
 
@@ -100,7 +100,7 @@ class HALRP(Learner):
         """Learn the network itself with the first task, and a copy of it with another."""
         self.network.rest()
         self.aside, self.masks, self.facts = None, [], {}
-        total = self.setup.epochs * len(cut(len(task.train), self.setup.batch_size))
+        total = self.setup.num_updates(task)
         warm_up = self.knobs.num_warm_up(total)
         self.num_steps = {"first": total, "warm-up": warm_up, "factored": total - warm_up}
         self.rate_factor = self.knobs.rate_factor(self.setup.batch_size, len(task.train))

@@ -46,6 +46,11 @@ class ModelConfig(BaseModel, ABC):
     """Whether the network can learn from features (D, 1, 1) of any encoder, which are no images."""
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether the encoder begins with weights that were learned elsewhere."""
+        return False
+
+    @property
     def learns_encoder(self) -> bool:
         """Whether anything before the head learns."""
         return True

@@ -59,6 +59,11 @@ class EncoderConfig(ModelConfig):
         """
 
     @property
+    def is_pretrained(self) -> bool:
+        """See ``ModelConfig.is_pretrained``."""
+        return self.weights != "none"
+
+    @property
     def learns_encoder(self) -> bool:
         """See ``ModelConfig.learns_encoder``."""
         return not self.frozen

@@ -18,7 +18,7 @@ from clray.models.linearised_classifier import HeadMode, LinearisedClassifier
 from clray.models.matrix_layers import num_groups
 from clray.models.per_example import check_independent
 from clray.models.squared_loss import squared_losses
-from clray.task import Task, cut
+from clray.task import Task
 
 HEAD = "head of its own"
 """Name of the part of a head that is not linearised."""
@@ -111,8 +111,7 @@ class LinearisedLearner(Learner):
         """Let the learning rate start anew, and in the first task a growing head at zero; say then
         what leaking units change."""
         self.lr = float(self.optimizer.param_groups[0]["lr"])
-        steps = len(cut(len(task.train), self.setup.batch_size))
-        self.step_in_task, self.num_steps = 0, steps * self.setup.epochs
+        self.step_in_task, self.num_steps = 0, self.setup.num_updates(task)
         self.facts: dict[str, Any] | None = None
         if self.zero_head and task.index == 0:
             for weights in self.setup.model.get_submodule("head").parameters():

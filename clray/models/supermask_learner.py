@@ -92,7 +92,7 @@ class SupermaskLearner(Learner):
         units = self.units_of(task)
         self.local[units] = torch.arange(len(units), device=self.setup.device)
         self.per_epoch = len(cut(len(task.train), self.setup.batch_size))
-        total = self.per_epoch * self.setup.epochs
+        total = self.setup.num_updates(task)
         weight_steps = min(total - 1, math.floor(self.weight_share() * total + 0.5))
         if self.weight_share() and total > 1:
             weight_steps = max(1, weight_steps)

@@ -39,6 +39,9 @@ def check_search(board: Board) -> None:
             raise board.refuse("search.scheduler", early.name, accepted)
     for one in board.contenders if early.by == "epoch" else ():
         epochs = one.base.protocol.epochs
+        if one.base.protocol.updates is not None:
+            accepted = "none, or protocol.epochs in place of protocol.updates: what rungs cut"
+            raise board.refuse("search.scheduler, by epoch", early.name, accepted)
         if "protocol.epochs" not in one.space.searched and len(rungs(search, epochs)) == 1:
             accepted = f"none, or more than {epochs} of protocol.epochs: there is no earlier rung"
             raise board.refuse("search.scheduler, by epoch", early.name, accepted)
