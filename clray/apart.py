@@ -35,9 +35,10 @@ def is_whole(spec: TrialSpec) -> bool:
     """Whether a trial is put together from parts.
 
     Not one whose knobs change on the way; nor one that is graded on what its protocol looks at
-    while it goes on, which is how parts are graded.
+    while it goes on, which is how parts are graded; nor one that is graded while it learns.
     """
-    return is_promised(spec) and not spec.changes and spec.graded in ("stream", "seen")
+    plain = not spec.changes and spec.protocol.evaluation is None
+    return is_promised(spec) and plain and spec.graded in ("stream", "seen")
 
 
 def is_part(spec: TrialSpec) -> bool:

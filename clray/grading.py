@@ -47,12 +47,12 @@ class Grader:
         the others and where the scenario defines none, NaN where predictions are not numbers."""
         learner.train_mode(False)
         tasks = self.stream.tasks
-        shown = self._shown(seen)
+        shown = self.shown(seen)
         rank, world = self.distributed.rank, self.distributed.world
         counts = torch.zeros(len(tasks), 2, dtype=torch.int64, device=self.device)
         together = self.stream.graded_together  # on the same examples, so once
         for index in shown[:1] if together else shown:
-            forbidden = self._forbidden(tasks[index], seen)
+            forbidden = self.forbidden(tasks[index], seen)
             for x, y in tasks[index].eval.batches(EVAL_BATCH, rank=rank, world=world):
                 self._count(learner, x, y, index, forbidden, counts)
         totals = self.distributed.sum(counts).tolist()
@@ -69,7 +69,7 @@ class Grader:
         learner.train_mode(False)
         images, labels, origins = held
         own = origins == index
-        forbidden = self._forbidden(self.stream.tasks[index], now + 1)
+        forbidden = self.forbidden(self.stream.tasks[index], now + 1)
         counts = torch.zeros(len(self.stream.tasks), 2, dtype=torch.int64, device=self.device)
         pairs = zip(
             torch.split(images[own], EVAL_BATCH), torch.split(labels[own], EVAL_BATCH), strict=True
@@ -103,7 +103,7 @@ class Grader:
         low, high = square
         middles = low + (high - low) * (torch.arange(SIDE, device=self.device) + 0.5) / SIDE
         grid = torch.cartesian_prod(middles.flip(0), middles).flip(1)[:, :, None, None]
-        forbidden = self._forbidden(task, seen)
+        forbidden = self.forbidden(task, seen)
         answers = []
         for x in torch.split(grid, EVAL_BATCH):
             logits = learner.predict(x, None)
@@ -121,7 +121,7 @@ class Grader:
             "points": [[round(x, 3), round(y, 3), label] for (x, y), label in pairs],
         }
 
-    def _shown(self, seen: int) -> range:
+    def shown(self, seen: int) -> range:
         """The tasks that are graded after ``seen`` of them."""
         if self.graded == "stream":
             every = self.stream.scenario != "class-incremental"
@@ -156,7 +156,7 @@ class Grader:
             learner.rivals[:] = self._units([t.classes for t in self._competing(index + 1)])
         learner.all_rivals = bool(learner.rivals.all())
 
-    def _forbidden(self, task: Task, seen: int) -> Tensor | None:
+    def forbidden(self, task: Task, seen: int) -> Tensor | None:
         """bool [num_classes]: the units that an answer on ``task`` may not name."""
         if self.stream.scenario == "task-incremental":
             return ~self._units([task.classes])

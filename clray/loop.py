@@ -25,6 +25,8 @@ from clray.outcome import Interrupted, Outcome, Record, Report, never
 from clray.spec import Resources, Storing, TrialSpec, derive_seed
 from clray.store import Folder
 from clray.task import Task
+from clray.traces import trace_metrics, traces_of
+from clray.tracing import Points, Tracer
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ class Loop:
         self.leads = self.distributed.rank == 0
         self.stream = guard.wrap(build_stream(spec, device, resources))
         self.grader = Grader(self.stream, spec.protocol.head, device, spec.graded)
+        evaluation = spec.protocol.evaluation
+        self.tracer = Tracer(evaluation, self.grader) if evaluation else None
+        self.points: Points | None = None
         self.num_tasks = spec.until or len(self.stream.tasks)
         self.records: list[Record] = []
         self.initial: list[float | None] = []
@@ -82,6 +87,8 @@ class Loop:
         self.held: Batch | None = None
         self.seconds: dict[str, Any] = {"train": 0.0, "eval": 0.0, "store": 0.0, "tasks": []}
         self.seconds["steps"] = 0  # that this trial itself has made
+        if evaluation:
+            self.seconds["trace"] = 0.0
         content = self.distributed.broadcast(self._find() if self.leads else None)
         if content is None:
             self.learner = build_learner(spec, self.stream, device)
@@ -126,8 +133,12 @@ class Loop:
     def _take(self, task: Task) -> Learned | None:
         """Learn a task, or what is left of it, and grade; None where a loss was not a number."""
         if self.epoch == 0:
+            if self.tracer:
+                with self._timed("trace"):
+                    self.points = self.tracer.begin(self.learner, task.index)
             with self._timed("train"):
                 self._begin(task)
+            self._trace(task, 0)
         num_epochs = self.learner.setup.num_epochs(task)
         while self.epoch < num_epochs:
             with self._timed("train"):
@@ -138,6 +149,7 @@ class Loop:
             self._maybe_checkpoint(num_epochs)
         with self._timed("train"):
             facts = self.learner.end_task(task)
+        self._trace(task, self.steps)
         with self._timed("eval"):
             row = self._grade(task.index)
         if self.leads and task.index > 0 and apart.is_part(self.spec):
@@ -191,6 +203,8 @@ class Loop:
             for name, value in learner.observe(x, y, task).items():
                 totals[name] = totals[name] + value if name in totals else value
             steps += 1
+            if self.tracer and self.tracer.due(self.steps + steps):
+                self._trace(task, self.steps + steps, within="train")
         self.steps += steps
         self.seconds["steps"] += steps
         if not totals:
@@ -201,6 +215,17 @@ class Loop:
             finite = math.isfinite(mean)
             self.losses.setdefault(name, []).append(mean if finite else None)
         return all(losses[-1] is not None for losses in self.losses.values())
+
+    def _trace(self, task: Task, update: int, within: str | None = None) -> None:
+        """Grade the learner in the midst of a task, if that is asked for; the time is not that of
+        the stopwatch that runs."""
+        if self.tracer is None or self.points is None:
+            return
+        before = self.seconds["trace"]
+        with self._timed("trace"):
+            self.tracer.point(self.learner, self.points, task.index, update)
+        if within is not None:
+            self.seconds[within] -= self.seconds["trace"] - before
 
     # What is stored.
 
@@ -223,6 +248,9 @@ class Loop:
             record["part"] = learned.part
         if regions is not None:
             record["regions"] = regions
+        if self.tracer is not None and self.points is not None:
+            record["trace"] = self.tracer.plain(self.points)
+            self.points = None
         if self.task == 0:
             record["initial"] = self.initial
         self.records.append(record)
@@ -240,6 +268,8 @@ class Loop:
             graded = [a for a in rows[-1] if a is not None]
             measured = dict.fromkeys(measured)
             measured["average_accuracy"] = math.fsum(graded) / len(graded)
+        if self.tracer is not None:
+            measured |= trace_metrics(traces_of(done))
         steps, examples = (sum(r[name] for r in done) for name in ("steps", "examples_seen"))
         return {**measured, **costs([r["footprint"] for r in done], steps, examples)}
 
@@ -300,6 +330,7 @@ _CARRIED = (
     "losses",
     "reads",
     "held",
+    "points",
     "seconds",
 )
 

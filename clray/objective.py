@@ -28,8 +28,17 @@ DIRECTIONS: dict[str, Direction] = {
     "bytes": "minimize",
     "steps": "minimize",
     "examples_seen": "minimize",
+    "continual_minimum_accuracy": "maximize",
+    "continual_worst_case_accuracy": "maximize",
+    "windowed_forgetting": "minimize",
+    "windowed_plasticity": "maximize",
+    "learning_curve_area": "maximize",
+    "depth": "minimize",
+    "depth_after_initialisation": "minimize",
 }
-"""Every measure of a trial (``clray.metrics``), and which way is better."""
+"""Every measure of a trial (``clray.metrics``, ``clray.traces``), and which way is better."""
+CONTINUAL = tuple(DIRECTIONS)[-7:]
+"""Those that continual evaluation measures."""
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _CONSTRAINT = re.compile(rf"^\s*([a-z_]+)\s*(<=|>=)\s*({_NUMBER})\s*$")

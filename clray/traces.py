@@ -15,6 +15,7 @@ Pure Python: whatever reads results can import it without torch or Ray.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -170,15 +171,22 @@ def windowed_change(traces: Traces, index: int, window: int, sign: int) -> float
     curves = [trace.of_task(index) for trace in traces[index:]]
     if any(curve is None for curve in curves):
         return None
-    largest = 0.0
     line = [
         accuracy
         for trace, curve in zip(traces[index:], curves, strict=True)
         for accuracy in _every_update(trace.updates, curve or [])
     ]
-    for place in range(len(line)):
-        for later in line[place + 1 : place + window]:
-            largest = max(largest, sign * (later - line[place]))
+    largest = 0.0
+    least: deque[tuple[int, float]] = deque()  # ascending, of the last window
+    for place, accuracy in enumerate(line):
+        value = sign * accuracy
+        while least and least[0][0] <= place - window:
+            least.popleft()
+        if least:
+            largest = max(largest, value - least[0][1])
+        while least and least[-1][1] >= value:
+            least.pop()
+        least.append((place, value))
     return largest
 
 

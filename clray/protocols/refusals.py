@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from clray import registry
 from clray.errors import BadInput, BadSpec
+from clray.objective import CONTINUAL
 from clray.parsing import parse
 from clray.plan import put_over, rungs
 from clray.protocols.boards import Board
@@ -22,6 +23,11 @@ def check_search(board: Board) -> None:
         BadSpec: one of them.
     """
     search, selection = board.job.search, board.selection
+    asked = [*(o.metric for o in search.objective), *(c.metric for c in search.constraints)]
+    unmeasured = [metric for metric in asked if metric in CONTINUAL]
+    if unmeasured and any(one.base.protocol.evaluation is None for one in board.contenders):
+        accepted = "a measure of where tasks end, or protocol.evaluation, such as {every: 10}"
+        raise board.refuse("search.objective", unmeasured[0], accepted)
     if search.warm_start and search.sampler not in LEARNING:
         raise BadSpec("search.sampler, with warm_start", search.sampler, LEARNING)
     if isinstance(selection, TwoStage) and selection.method is not None:

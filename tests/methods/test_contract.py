@@ -117,6 +117,23 @@ def test_serves_each_scenario_that_it_claims(method: str, tmp_path: Path) -> Non
         assert (outcome.metrics["learning_accuracy"] or 0) > 0.3, scenario
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_learns_the_same_while_it_is_graded_after_every_update(method: str, tmp_path: Path) -> None:
+    spec = tiny(method)
+    evaluation = {"every": 1, "first": 0, "subset": 3}
+    graded = tiny(method, protocol={**spec.protocol.model_dump(), "evaluation": evaluation})
+    plain = trial.run(spec, Folder(str(tmp_path / "plain" / "trial"))).records
+    traced = trial.run(graded, Folder(str(tmp_path / "traced" / "trial"))).records
+    for index, (one, other) in enumerate(zip(plain, traced, strict=True)):
+        trace = other["trace"]
+        assert trace["updates"] == list(range(other["steps"] + 1))
+        assert len(trace["right"][-1]) == index + 1
+        parts = {"trace", "metrics", *(("part", "reads") if "part" in one else ())}
+        same = {name: value for name, value in one.items() if name not in parts}
+        assert same == {name: value for name, value in other.items() if name not in parts}
+        assert one["metrics"].items() <= other["metrics"].items()
+
+
 class Cut(BaseException):
     """Stands for a kill."""
 
