@@ -87,6 +87,13 @@ def tiny(method: str, **changes: Any) -> TrialSpec:
     return registry.complete(TrialSpec.model_validate(plain))
 
 
+def traced(method: str) -> TrialSpec:
+    """The same trial, graded after every update."""
+    evaluation = {"every": 1, "first": 0, "subset": 3}
+    protocol = tiny(method).protocol.model_dump()
+    return tiny(method, protocol={**protocol, "evaluation": evaluation})
+
+
 def _scenario(method: str) -> str:
     scenarios = registry.find("method", method).learner.scenarios
     preferred = ("task-incremental", "class-incremental", "domain-incremental")
@@ -119,12 +126,9 @@ def test_serves_each_scenario_that_it_claims(method: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("method", METHODS)
 def test_learns_the_same_while_it_is_graded_after_every_update(method: str, tmp_path: Path) -> None:
-    spec = tiny(method)
-    evaluation = {"every": 1, "first": 0, "subset": 3}
-    graded = tiny(method, protocol={**spec.protocol.model_dump(), "evaluation": evaluation})
-    plain = trial.run(spec, Folder(str(tmp_path / "plain" / "trial"))).records
-    traced = trial.run(graded, Folder(str(tmp_path / "traced" / "trial"))).records
-    for index, (one, other) in enumerate(zip(plain, traced, strict=True)):
+    plain = trial.run(tiny(method), Folder(str(tmp_path / "plain" / "trial"))).records
+    graded = trial.run(traced(method), Folder(str(tmp_path / "traced" / "trial"))).records
+    for index, (one, other) in enumerate(zip(plain, graded, strict=True)):
         trace = other["trace"]
         assert trace["updates"] == list(range(other["steps"] + 1))
         assert len(trace["right"][-1]) == index + 1
@@ -304,6 +308,7 @@ def _worker(rank: int, root: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{root}/group", rank=rank, world_size=2)
     for method in METHODS:
         trial.run(tiny(method), Folder(f"{root}/{method}/trial"), storing=Storing(model=True))
+    trial.run(traced("er"), Folder(f"{root}/traced/trial"))
     dist.destroy_process_group()
 
 
@@ -320,6 +325,15 @@ def test_two_workers_equal_one(method: str, two_workers: Path, tmp_path: Path) -
         assert single.keys() == double.keys()
         for name, losses in single.items():
             assert losses == pytest.approx(double[name], abs=1e-5), name
+
+
+def test_two_workers_are_graded_between_updates_as_one_is(
+    two_workers: Path, tmp_path: Path
+) -> None:
+    one = trial.run(traced("er"), Folder(str(tmp_path / "trial"))).records
+    lines = (two_workers / "traced" / "trial" / "records.jsonl").read_text().splitlines()
+    for mine, theirs in zip(one, map(json.loads, lines), strict=True):
+        assert mine["trace"] == theirs["trace"]
 
 
 def _losses(folder: Path) -> list[dict[str, list[float]]]:

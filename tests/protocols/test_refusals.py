@@ -29,6 +29,17 @@ SELECTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "job: protocol.selection: got 'chff'; accepted: adaptive, chf, end-of-training, "
         "first-k, gtep, oracle, seen-tasks, two-stage. Did you mean 'chf'?",
     ),
+    "a measure that is not taken": (
+        {"search": {"objective": ["average_accuracy", "depth"]}},
+        "search.objective: got 'depth'; accepted: a measure of where tasks end, or protocol.eval",
+    ),
+    "rungs of epochs where updates count": (
+        {
+            "search": {"scheduler": {"name": "asha", "by": "epoch"}},
+            "protocol": {"updates": 5, "memory": 9},
+        },
+        "by epoch: got 'asha'; accepted: none, or protocol.epochs in place of protocol.updates",
+    ),
     "second misspelt": (
         {"selection": ["oracle", "first_k"]},
         "protocol.selection.1: got 'first_k'; accepted: adaptive, chf,",
