@@ -144,11 +144,13 @@ def depth(trace: Trace, after_initialisation: bool = False) -> float | None:
 
 def recovery(trace: Trace) -> int | None:
     """The first update after the lowest old accuracy at which it is again within ``TOLERANCE`` of
-    what the task found; None where it never is (or there is nothing old)."""
+    what the task found; 0 where it always is, None where it never is again (or nothing is old)."""
     old, start = trace.of_group("old"), trace.found()
     if old is None or start is None:
         return None
     lowest = old.index(min(old))
+    if old[lowest] >= start - TOLERANCE:
+        return 0
     for update, accuracy in zip(trace.updates[lowest:], old[lowest:], strict=True):
         if accuracy >= start - TOLERANCE:
             return update
