@@ -119,7 +119,7 @@ def features(
 
 
 def _encoder(name: str, weights: str, image_size: int | None, overrides: list[str]) -> ModelConfig:
-    """The model whose encoder is run, frozen."""
+    """The model whose encoder, or lower network, is run, frozen."""
     from clray import registry
     from clray.errors import BadSpec
     from clray.parsing import parse_overrides
@@ -127,7 +127,8 @@ def _encoder(name: str, weights: str, image_size: int | None, overrides: list[st
 
     found = registry.find("model", name)
     given = parse_overrides(overrides, found.config.model_fields)
-    own: dict[str, Any] = {"weights": weights, "image_size": image_size, "frozen": True}
+    whole = given.get("lower") is None  # else the part before it is what is frozen
+    own: dict[str, Any] = {"weights": weights, "image_size": image_size, "frozen": whole}
     if twice := sorted(own.keys() & given):
         option = {"weights": "--weights", "image_size": "--image-size"}.get(twice[0])
         accepted = f"{option} instead" if option else "nothing: the encoder is frozen"
