@@ -14,6 +14,7 @@ Pure Python: whatever reads results can import it without torch or Ray.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,9 @@ EARLY = 30
 AREA = 30
 """Updates over which the learning-curve area is taken."""
 TOLERANCE = 0.01
-"""Old accuracy has recovered when it is less than this below where the task began."""
+"""Old accuracy has recovered when it is at most this below where the task began."""
+_ROUNDING = 1e-9
+"""By which two shares of examples may miss each other in floating point."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,10 @@ def depth(trace: Trace, after_initialisation: bool = False) -> float | None:
             new; else it is what the task found, so that a loss by the initialisation counts.
     """
     old = trace.of_group("old")
-    start = trace.found()
-    if old is None or start is None:
+    if old is None:
         return None
-    return (old[0] if after_initialisation else start) - min(old)
+    start = old[0] if after_initialisation else trace.found()
+    return None if start is None else start - min(old)
 
 
 def recovery(trace: Trace) -> int | None:
@@ -152,7 +155,7 @@ def recovery(trace: Trace) -> int | None:
     if old[lowest] >= start - TOLERANCE:
         return 0
     for update, accuracy in zip(trace.updates[lowest:], old[lowest:], strict=True):
-        if accuracy >= start - TOLERANCE:
+        if accuracy >= start - TOLERANCE - _ROUNDING:
             return update
     return None
 
@@ -213,7 +216,7 @@ def trace_metrics(traces: Traces) -> dict[str, float | None]:
     lowest = _mean(minimum_accuracies(traces))
     recoveries = [recovery(trace) for trace in later]
     reached = [update for update in recoveries if update is not None]
-    measured = bool(later) and all(trace.found() is not None for trace in later)
+    known = [trace.found() is not None and trace.of_group("old") is not None for trace in later]
     return {
         "continual_minimum_accuracy": lowest,
         "continual_worst_case_accuracy": _worst_case(traces, lowest),
@@ -227,7 +230,7 @@ def trace_metrics(traces: Traces) -> dict[str, float | None]:
         "depth": _mean(depth(trace) for trace in later),
         "depth_after_initialisation": _mean(depth(trace, True) for trace in later),
         "updates_to_recover": math.fsum(reached) / len(reached) if reached else None,
-        "recovered": len(reached) / len(later) if measured else None,
+        "recovered": len(reached) / len(later) if known and all(known) else None,
     }
 
 
@@ -244,8 +247,9 @@ class Reference:
 
 
 def reference_of(trace: Trace) -> Reference:
-    """What a joint run had reached when a task ended."""
-    old, new, every = (curve[-1] if (curve := trace.of_group(g)) else None for g in GROUPS)
+    """What a joint run had reached when a task ended; earlier points need not be known."""
+    end = dataclasses.replace(trace, updates=trace.updates[-1:], right=trace.right[-1:])
+    old, new, every = (curve[-1] if (curve := end.of_group(g)) else None for g in GROUPS)
     return Reference(old, new, every)
 
 
@@ -277,7 +281,7 @@ def gap(
         curve, most = trace.of_group(group), getattr(reference, group)
         if most is not None and most <= 0:
             raise ValueError(f"a reference of {most} for task {trace.task + 1}, accepted: above 0")
-        line = _every_update(trace.updates, curve or [])[1:]
+        line = _every_update(trace.updates, curve)[1:] if curve else []
         line = line[:first] if first is not None else line
         ratios.append(math.fsum(line) / len(line) / most if most and line else None)
     mean = _mean(ratios)
@@ -290,8 +294,8 @@ def updates_to_reach(trace: Trace, reference: Reference, share: float) -> int | 
     curve = trace.of_group("all")
     if curve is None or reference.all is None:
         return None
-    reached = (u for u, a in zip(trace.updates, curve, strict=True) if a >= share * reference.all)
-    return next(reached, None)
+    enough = share * reference.all - _ROUNDING
+    return next((u for u, a in zip(trace.updates, curve, strict=True) if a >= enough), None)
 
 
 SHARES = (97, 99)
