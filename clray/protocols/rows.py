@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from clray import registry
 from clray.metrics import interval, order_disparity
 from clray.plan import Candidate
 from clray.protocols.boards import Board
@@ -14,8 +15,11 @@ from clray.protocols.choosing import Choice, Found
 from clray.protocols.testing import FinalRun
 from clray.protocols.views import View, inner
 from clray.selection import FirstK
+from clray.traces import Trace, reference_metrics, reference_of, traces_of
 
 STATES = ("completed", "diverged", "stopped", "failed")
+_INSIDE = ("names", "runs")
+"""What a row holds for its board alone, and what is not stored."""
 
 
 def board_of(board: Board, rows: list[dict[str, Any]], view: View) -> dict[str, Any]:
@@ -25,6 +29,7 @@ def board_of(board: Board, rows: list[dict[str, Any]], view: View) -> dict[str, 
     leak = None
     if isinstance(selection, FirstK) and selection.reuse:
         leak = "the tasks chosen on are reported again"
+    reference = _add_gaps(rows)
     return {
         "name": board.name,
         "arena": board.arena,
@@ -40,7 +45,8 @@ def board_of(board: Board, rows: list[dict[str, Any]], view: View) -> dict[str, 
         "deterministic": search.deterministic and search.early is None,
         "num_tasks": len(view.places),
         "reported": list(_names(rows)),
-        "rows": [{k: v for k, v in row.items() if k != "names"} for row in rows],
+        **reference,
+        "rows": [{k: v for k, v in row.items() if k not in _INSIDE} for row in rows],
     }
 
 
@@ -97,24 +103,95 @@ def _row(
         "transfer": found.transfer,
         "importances": found.importances,
         "error": _error(found, runs),
+        **({"warnings": warnings} if (warnings := _warnings(runs)) else {}),
         "names": [r["name"] for r in completed[0].outcome.records] if completed else [],
+        "runs": runs,
     }
 
 
+def _add_gaps(rows: list[dict[str, Any]]) -> dict[str, str | None]:
+    """Puts into the rows what traces say against joint training's, run by run.
+
+    Joint training is the first bound that learns from all tasks so far and has traces. Its runs
+    are compared with those of the same order and seed.
+
+    Returns:
+        ``reference``: its label, or None; nothing where there are no traces.
+    """
+    traces = [[_traces(run) for run in row["runs"]] for row in rows]
+    if not any(one for some in traces for one in some):
+        return {}
+    places = (i for i, row in enumerate(rows) if _is_joint(row) and any(traces[i]))
+    place = next(places, None)
+    if place is None:
+        return {"reference": None}
+    label, runs = rows[place]["label"], rows[place]["runs"]
+    known = {_repeat(run): one for run, one in zip(runs, traces[place], strict=True) if one}
+    for row, some in zip(rows, traces, strict=True):
+        if not any(some):
+            continue
+        told: list[dict[str, float | None]] = []
+        refused: list[str] = []
+        for run, one in zip(row["runs"], some, strict=True):
+            joint = known.get(_repeat(run))
+            try:
+                together = one and joint
+                references = [reference_of(trace) for trace in joint or ()]
+                told.append(reference_metrics(one, references) if together else {})
+            except ValueError as error:
+                told.append({})
+                refused.append(f"no gaps against {label}: {error}")
+        row["test"] |= _spread(told, _GAPS)
+        if refused:
+            row["warnings"] = [*row.get("warnings", ()), *dict.fromkeys(refused)]
+    return {"reference": label}
+
+
+_GAPS = tuple(reference_metrics((), ()))
+"""What traces say against joint training, by name."""
+
+
+def _is_joint(row: dict[str, Any]) -> bool:
+    learner = registry.find("method", row["method"]).learner
+    return bool(row["bound"] and learner.cumulative)
+
+
+def _traces(run: FinalRun) -> list[Trace]:
+    """Those of a run that completed."""
+    return traces_of(run.outcome.records) if run.outcome.state == "completed" else []
+
+
+def _repeat(run: FinalRun) -> tuple[str, int]:
+    """What the final runs of all rows have in common, one by one."""
+    return run.order, run.spec.seed
+
+
 def _spreads(runs: Sequence[FinalRun]) -> dict[str, dict[str, Any]]:
-    """Each metric over the runs: its mean and interval, and one value for each run, None where it
-    did not complete."""
+    """Each metric over the runs; none of one that did not complete."""
     names = dict.fromkeys(name for run in runs for name in run.outcome.metrics)
+    done = [run.outcome.metrics if run.outcome.state == "completed" else {} for run in runs]
+    return _spread(done, names)
+
+
+def _spread(
+    runs: Sequence[Mapping[str, float | None]], names: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """Each metric over the runs: its mean and interval, and one value for each run, None where it
+    has none."""
     spreads = {}
     for name in names:
-        values = [
-            run.outcome.metrics.get(name) if run.outcome.state == "completed" else None
-            for run in runs
-        ]
+        values = [run.get(name) for run in runs]
         known = [value for value in values if value is not None]
         mean, half = interval(known) if known else (None, None)
         spreads[name] = {"mean": mean, "interval": half, "values": values}
     return spreads
+
+
+def _warnings(runs: Sequence[FinalRun]) -> list[str]:
+    """What the method says against itself where it learned a task: the facts named so."""
+    facts = (record.get("facts") or {} for run in runs for record in run.outcome.records)
+    told = (fact.get("warning") for fact in facts)
+    return list(dict.fromkeys(warning for warning in told if isinstance(warning, str) and warning))
 
 
 def _by_task(runs: Sequence[FinalRun]) -> dict[str, list[float]]:
