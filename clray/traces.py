@@ -127,6 +127,14 @@ def traces_of(records: Sequence[Mapping[str, Any]]) -> list[Trace]:
     return [Trace.of(record["trace"]) for record in records if record.get("trace")]
 
 
+def interpolated(updates: Sequence[int], curve: Sequence[float]) -> list[float]:
+    """A curve at each update from its first point to its last, linear between points."""
+    line = list(curve[:1])
+    for (low, a), (high, b) in pairwise(zip(updates, curve, strict=True)):
+        line += [a + (b - a) * step / (high - low) for step in range(1, high - low + 1)]
+    return line
+
+
 # Of one trial alone.
 
 
@@ -179,7 +187,7 @@ def windowed_change(traces: Traces, index: int, window: int, sign: int) -> float
     line = [
         accuracy
         for trace, curve in zip(traces[index:], curves, strict=True)
-        for accuracy in _every_update(trace.updates, curve or [])
+        for accuracy in interpolated(trace.updates, curve or [])
     ]
     largest = 0.0
     least: deque[tuple[int, float]] = deque()  # ascending, of the last window
@@ -201,7 +209,7 @@ def learning_curve_area(trace: Trace, updates: int = AREA) -> float | None:
     new = trace.of_group("new")
     if new is None:
         return None
-    line = _every_update(trace.updates, new)[: updates + 1]
+    line = interpolated(trace.updates, new)[: updates + 1]
     return math.fsum(line) / len(line)
 
 
@@ -281,7 +289,7 @@ def gap(
         curve, most = trace.of_group(group), getattr(reference, group)
         if most is not None and most <= 0:
             raise ValueError(f"a reference of {most} for task {trace.task + 1}, accepted: above 0")
-        line = _every_update(trace.updates, curve)[1:] if curve else []
+        line = interpolated(trace.updates, curve)[1:] if curve else []
         line = line[:first] if first is not None else line
         ratios.append(math.fsum(line) / len(line) / most if most and line else None)
     mean = _mean(ratios)
@@ -334,14 +342,6 @@ def _share(
     known = [count for count in found if count is not None]
     total = sum(examples[index] for index in members)
     return sum(known) / total if total and len(known) == len(found) else None
-
-
-def _every_update(updates: Sequence[int], curve: Sequence[float]) -> list[float]:
-    """The curve at each update from its first point to its last, linear between points."""
-    line = list(curve[:1])
-    for (low, a), (high, b) in pairwise(zip(updates, curve, strict=True)):
-        line += [a + (b - a) * step / (high - low) for step in range(1, high - low + 1)]
-    return line
 
 
 def _worst_case(traces: Traces, lowest: float | None) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from rich.cells import cell_len
@@ -25,7 +24,17 @@ from clray.report.numbers import (
 from clray.report.ranking import bounds, failures, ranked
 from clray.report.significance import letters
 from clray.report.stored import Board, Row
-from clray.report.tables import INDENT, indented, plain_table, ruled_table
+from clray.report.tables import (
+    ALWAYS,
+    GAP,
+    INDENT,
+    Column,
+    fitted,
+    indented,
+    plain_table,
+    ruled_columns,
+    total_width,
+)
 
 ALARM = "bold red"
 """How numbers are marked that are too good to compare with."""
@@ -33,27 +42,8 @@ ALARM = "bold red"
 FRONT = "•"
 """Marks the rows that no other one beats in every objective."""
 
-_GAP = 2
 _CHOSEN = 34
 """The chosen hyperparameters stand in the table where so many columns are left, else below it."""
-_ALWAYS = 100
-
-
-@dataclass(frozen=True)
-class _Column:
-    head: str
-    cells: list[Text]
-    keep: int = _ALWAYS
-    left: bool = False
-    fold: bool = False
-
-    @property
-    def width(self) -> int:
-        return max(
-            cell_len(line)
-            for text in (self.head, *(cell.plain for cell in self.cells))
-            for line in text.split("\n")
-        )
 
 
 def board_table(board: Board, width: int) -> RenderableType:
@@ -61,17 +51,17 @@ def board_table(board: Board, width: int) -> RenderableType:
     rows = [*ranked(board), *bounds(board)]
     parts: list[RenderableType] = []
     if rows:
-        columns = _fit(_columns(board, rows), width - INDENT)
+        columns = fitted(_columns(board, rows), width - INDENT)
         chosen = [_chosen(row) for row in rows]
-        room = width - INDENT - _total(columns) - _GAP
+        room = width - INDENT - total_width(columns) - GAP
         inside = any(chosen) and room >= _CHOSEN
         if inside:
             cells = [_wrapped(text, room) for text in chosen]
-            columns.insert(2, _Column("chosen hyperparameters", cells, left=True, fold=True))
-        parts.append(indented(_ruled(columns, len(ranked(board)), len(rows))))
+            columns.insert(2, Column("chosen hyperparameters", cells, left=True, fold=True))
+        parts.append(indented(ruled_columns(columns, len(ranked(board)), len(rows))))
         if any(chosen) and not inside:
             below = plain_table(2)
-            room = width - INDENT - _GAP - max(cell_len(row.name) for row in rows)
+            room = width - INDENT - GAP - max(cell_len(row.name) for row in rows)
             for row, text in zip(rows, chosen, strict=True):
                 if text:
                     style = "dim" if row.bound else ""
@@ -100,18 +90,18 @@ def overall_front(board: Board) -> set[str]:
     return {names[i] for i in front(list(whole.values()))}
 
 
-def _columns(board: Board, rows: Sequence[Row]) -> list[_Column]:
+def _columns(board: Board, rows: Sequence[Row]) -> list[Column]:
     places = {row.name: str(place) for place, row in enumerate(ranked(board), start=1)}
     on_front = overall_front(board)
 
     def column(
-        head: str, write: Callable[[Row], str], keep: int = _ALWAYS, style: str = ""
-    ) -> _Column:
-        return _Column(head, [Text(write(row), style=style) for row in rows], keep)
+        head: str, write: Callable[[Row], str], keep: int = ALWAYS, style: str = ""
+    ) -> Column:
+        return Column(head, [Text(write(row), style=style) for row in rows], keep)
 
     first = [
         column("", lambda row: places.get(row.name, "")),
-        _Column("method", [Text(row.name) for row in rows], left=True, fold=True),
+        Column("method", [Text(row.name) for row in rows], left=True, fold=True),
     ]
     if rows[0].name in places:
         first[1].cells[0].stylize("bold")
@@ -125,11 +115,11 @@ def _columns(board: Board, rows: Sequence[Row]) -> list[_Column]:
     for index, metric in enumerate(metrics_shown(board)):
         texts = [_estimate(row, metric) for row in rows]
         head = words(metric).replace(" ", "\n")
-        keep = _ALWAYS if metric in objectives else 80 - index
-        measures.append(_Column(head, list(map(Text, texts)), keep))
+        keep = ALWAYS if metric in objectives else 80 - index
+        measures.append(Column(head, list(map(Text, texts)), keep))
         if index == 0 and marks:
             cells = [Text(marks.get(row.name, "")) for row in rows]
-            measures.append(_Column("", cells, left=True))
+            measures.append(Column("", cells, left=True))
     if any(row.order_disparity for row in rows):
         for index, head in enumerate(("AOPD", "MOPD")):
             measures.append(column(head, partial(_disparity, index=index), 60))
@@ -144,32 +134,6 @@ def _columns(board: Board, rows: Sequence[Row]) -> list[_Column]:
         column("training\ntime", lambda row: duration(row.train_seconds), 30),
     ]
     return [*first, *measures, *costs]
-
-
-def _fit(columns: list[_Column], room: int) -> list[_Column]:
-    """Leaves out what matters least until the rest has room."""
-    columns = list(columns)
-    while _total(columns) > room and min(column.keep for column in columns) < _ALWAYS:
-        columns.remove(min(columns, key=lambda column: column.keep))
-    return columns
-
-
-def _total(columns: Sequence[_Column]) -> int:
-    return sum(column.width for column in columns) + _GAP * (len(columns) - 1)
-
-
-def _ruled(columns: Sequence[_Column], num_ranked: int, num_rows: int) -> Table:
-    table = ruled_table(*(column.head for column in columns), gap=_GAP)
-    for drawn, column in zip(table.columns, columns, strict=True):
-        drawn.justify = "left" if column.left else "right"
-        drawn.no_wrap, drawn.overflow = not column.fold, "fold"
-    for index in range(num_rows):
-        table.add_row(
-            *(column.cells[index] for column in columns),
-            style="" if index < num_ranked else "dim",
-            end_section=index == num_ranked - 1 and num_rows > num_ranked,
-        )
-    return table
 
 
 def _estimate(row: Row, metric: str) -> str:
@@ -201,6 +165,7 @@ def _troubles(board: Board) -> Table:
     for row in lost:
         table.add_row(row.name, Text("failed", style="red"), row.error or "nothing on test")
     for row in board.rows:
-        if row.error and row not in lost:
-            table.add_row(row.name, Text("note", style="yellow"), row.error)
+        notes = [row.error] if row.error and row not in lost else []
+        for note in (*notes, *row.warnings):
+            table.add_row(row.name, Text("note", style="yellow"), note)
     return table

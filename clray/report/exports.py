@@ -29,8 +29,9 @@ def tables(job: Job) -> dict[str, pa.Table]:
 
     ``leaderboard`` (a row of each board), ``runs`` (each final run with its measures),
     ``trials`` (of the search), ``matrix`` (accuracies), ``tasks`` (accuracies, forgetting and costs
-    of each task of each run), ``significance`` (each pair of rows in each measure), ``budget``,
-    ``trajectories`` (what was chosen for each task) and ``importances``.
+    of each task of each run), ``traces`` (of continual evaluation: how many examples of a task were
+    answered rightly after an update of another), ``significance`` (each pair of rows in each
+    measure), ``budget``, ``trajectories`` (what was chosen for each task) and ``importances``.
 
     Raises:
         BadData: the records of a final run are damaged.
@@ -44,6 +45,7 @@ def tables(job: Job) -> dict[str, pa.Table]:
         "trials": [_trial(line.model_dump(), stamps) for line in job.trials],
         "matrix": [cells for board, row in rows for cells in _matrix(board, row, job.runs)],
         "tasks": [cells for board, row in rows for cells in _tasks(board, row, job.runs)],
+        "traces": [cells for board, row in rows for cells in _traces(board, row, job.runs)],
         "significance": [cells for board in boards for cells in _comparisons(board)],
         "budget": [
             {**_who(board, row), **row.budget.model_dump(), "test_train_seconds": row.train_seconds}
@@ -163,7 +165,14 @@ def _runs(board: Board, row: Row, runs: Mapping[str, Trial]) -> Iterator[Cells]:
             **{metric: found.values[index] for metric, found in row.test.items()},
             "train_seconds": run.seconds.get("train") if run else None,
             "eval_seconds": run.seconds.get("eval") if run else None,
+            **_trace_seconds(run),
         }
+
+
+def _trace_seconds(run: Trial | None) -> Cells:
+    """Only where there was continual evaluation."""
+    seconds = run.seconds if run is not None else {}
+    return {"trace_seconds": seconds["trace"]} if "trace" in seconds else {}
 
 
 def _trial(line: Cells, stamps: Mapping[str, str | None]) -> Cells:
@@ -212,6 +221,24 @@ def _tasks(board: Board, row: Row, runs: Mapping[str, Trial]) -> Iterator[Cells]
                 "examples_seen": record.examples_seen,
                 "train_seconds": seconds[i] if i < len(seconds) else None,
             }
+
+
+def _traces(board: Board, row: Row, runs: Mapping[str, Trial]) -> Iterator[Cells]:
+    for _, key, cells in _each_run(board, row):
+        for record in runs[key].records if key in runs else ():
+            if record.trace is None:
+                continue
+            for update, right in zip(record.trace.updates, record.trace.right, strict=True):
+                for task, count in enumerate(right):
+                    yield {
+                        **cells,
+                        "task_learned": record.task,
+                        "update": update,
+                        "task_graded": task,
+                        "examples": record.trace.examples[task],
+                        "right": count,
+                        "right_before": [*record.trace.before, None][task],
+                    }
 
 
 def _comparisons(board: Board) -> Iterator[Cells]:

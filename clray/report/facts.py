@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from clray.report.board_notes import shared_between_orders
+from clray.report.continual import cell, measures_shown, notes, traced
 from clray.report.numbers import NONE, count, duration, estimate, fraction, knobs, words
 from clray.report.ranking import bounds, failures, ranked
 from clray.report.significance import letters
@@ -73,7 +74,9 @@ def standings(view: View, metrics: Sequence[str]) -> list[Sheet]:
     heads += ["same"] if same else []
     heads += ["AOPD", "MOPD"] if orders else []
     heads += ["chosen hyperparameters", "parameters", "examples kept", "training"]
-    notes = [f"{row.name}: {row.error}" for row in board.rows if row.error and row in view.rows]
+    troubles = [(row, row.error) for row in board.rows if row.error and row in view.rows]
+    troubles += [(row, warning) for row in board.rows for warning in row.warnings]
+    remarks = [f"{row.name}: {trouble.rstrip('.')}." for row, trouble in troubles]
     told = ["Rows that share a letter do not differ significantly."] if same else []
     if orders:
         told.append("AOPD, MOPD: average and maximum order disparity of the tasks' accuracies.")
@@ -81,9 +84,32 @@ def standings(view: View, metrics: Sequence[str]) -> list[Sheet]:
         told.append(shared)
     return [
         Sheet(
-            "", heads, lines, " ".join([*told, *notes]), (0, heads.index("chosen hyperparameters"))
+            "",
+            heads,
+            lines,
+            " ".join([*told, *remarks]),
+            (0, heads.index("chosen hyperparameters")),
         )
     ]
+
+
+def continual(view: View) -> list[Sheet]:
+    """What traces of continual evaluation say about each row."""
+    board = view.board
+    rows = traced(board) if board is not None else []
+    if board is None or not rows:
+        return []
+    shown = measures_shown(rows)
+    lines = [
+        Line(
+            row.label,
+            [row.name, *(cell(board, row, one) for one in shown)],
+            "bound" if row.bound else "",
+        )
+        for row in rows
+    ]
+    heads = ["method", *(one.head for one in shown)]
+    return [Sheet("", heads, lines, " ".join(notes(board)))]
 
 
 def budgets(view: View) -> list[Sheet]:

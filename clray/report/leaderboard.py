@@ -10,6 +10,7 @@ from rich.text import Text
 from clray.report.board_notes import notes
 from clray.report.board_summary import summary
 from clray.report.board_table import ALARM, board_table
+from clray.report.board_traces import traces_table
 from clray.report.job_progress import progress
 from clray.report.naming import benchmark_title
 from clray.report.ranking import bounds, failures, ranked
@@ -45,7 +46,13 @@ def job_page(job: Job, width: int) -> RenderableType:
 
 
 def _section(board: Board, lines: Sequence[Text], width: int) -> list[RenderableType]:
-    return [board_table(board, width), Text(), *(indented(line) for line in lines)]
+    below = traces_table(board, width)
+    return [
+        board_table(board, width),
+        Text(),
+        *(indented(line) for line in lines),
+        *([Text(), *below] if below else []),
+    ]
 
 
 def _title(name: str, board: Board) -> Text:

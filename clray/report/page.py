@@ -102,6 +102,8 @@ def _board(content: Content, view: View, number: int) -> _BoardPart:
         sheets: list[Sheet] = []
         if place == 0:
             sheets = [*facts.standings(view, _metrics(view)), *facts.progress(view)]
+        elif title == figures.CONTINUAL:
+            sheets = facts.continual(view)
         elif place == len(figures.OF_A_BOARD) - 1:
             sheets = [*facts.budgets(view), *facts.transfer(view)]
         sections.append(content.section(f"part-{number}-{place}", title, made, sheets, slug))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from clray.objective import Constraint, Objective
+from clray.traces import Trace
 
 
 class Stored(BaseModel):
@@ -71,7 +72,7 @@ class Row(Stored):
     chosen trial's measures; ``test_keys`` the final runs, order by order, in each the seeds;
     ``orders`` their names. The values of ``test`` stand in the order of ``test_keys``.
     ``order_disparity`` is the average and the maximum. ``importances`` are shares, by objective
-    and knob.
+    and knob. ``warnings`` are what the method, or the board, says against the row's numbers.
     """
 
     label: str
@@ -97,6 +98,7 @@ class Row(Stored):
     transfer: Transfer | None = None
     importances: dict[str, dict[str, float]] = {}
     error: str | None = None
+    warnings: list[str] = []
     _alone: bool = PrivateAttr(False)
 
     @model_validator(mode="after")
@@ -133,7 +135,8 @@ class Board(Stored):
 
     ``chosen_on`` says in words what the choice looked at, and is ``test`` under the oracle;
     ``leak`` names what makes its numbers too good, if anything does. ``reported`` names the
-    benchmark's tasks that the test runs learned, in their first order.
+    benchmark's tasks that the test runs learned, in their first order; ``reference`` the entry that
+    gaps of traces are against.
     """
 
     name: str = ""
@@ -150,6 +153,7 @@ class Board(Stored):
     deterministic: bool = True
     num_tasks: int
     reported: list[str] = []
+    reference: str | None = None
     rows: list[Row]
 
     @model_validator(mode="after")
@@ -231,10 +235,28 @@ class Regions(Stored):
         return self
 
 
+class Points(Stored):
+    """What was graded while a task was learned, see ``clray.traces.Trace``."""
+
+    examples: list[int]
+    before: list[int | None]
+    updates: list[int]
+    right: list[list[int | None]]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        Trace.of(self.model_dump())
+        return self
+
+    def trace(self) -> Trace:
+        """The same, to compute with."""
+        return Trace(self.examples, self.before, self.updates, self.right)
+
+
 class Record(Stored):
     """What a trial recorded after a task; ``accuracy`` is that row of the accuracy matrix, ``part``
     the trial that learned the task, where tasks are learned apart; ``regions`` stand where examples
-    are points of the plane."""
+    are points of the plane, ``trace`` where there was continual evaluation."""
 
     task: int
     name: str
@@ -243,6 +265,7 @@ class Record(Stored):
     losses: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     regions: Regions | None = None
+    trace: Points | None = None
     footprint: dict[str, float] = {}
     steps: int = 0
     examples_seen: int = 0
@@ -264,3 +287,10 @@ class Trial(Stored):
     error: str | None = None
     stored: bool = False
     spec: dict[str, Any] = {}
+
+    def traces(self) -> list[Trace]:
+        """Of continual evaluation, task by task; empty unless all tasks were traced."""
+        records = sorted(self.records, key=lambda record: record.task)
+        found = [record.trace.trace() for record in records if record.trace is not None]
+        whole = len(found) == len(records) and all(one.task == t for t, one in enumerate(found))
+        return found if whole else []

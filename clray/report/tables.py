@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from rich.box import Box
+from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 INDENT = 2
 """Columns that tables stand in from the left."""
+GAP = 2
+"""Spaces between the columns of a board's tables."""
+ALWAYS = 100
+"""How much a column matters that is never left out."""
 
 _RULED = Box("    \n    \n ── \n    \n ── \n    \n    \n    \n")
 
@@ -44,3 +53,59 @@ def plain_table(columns: int) -> Table:
 def indented(content: RenderableType) -> Padding:
     """``content``, standing in from the left."""
     return Padding(content, (0, 0, 0, INDENT), expand=False)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table of which some may be left out.
+
+    Attributes:
+        head: above it.
+        cells: from the first row to the last.
+        keep: how much it matters, up to ``ALWAYS``.
+        left: whether it reads from the left.
+        fold: whether its cells may take several lines.
+    """
+
+    head: str
+    cells: Sequence[Text]
+    keep: int = ALWAYS
+    left: bool = False
+    fold: bool = False
+
+    @property
+    def width(self) -> int:
+        """Of its longest line."""
+        return max(
+            cell_len(line)
+            for text in (self.head, *(cell.plain for cell in self.cells))
+            for line in text.split("\n")
+        )
+
+
+def fitted(columns: Sequence[Column], room: int) -> list[Column]:
+    """Leaves out what matters least until the rest has room."""
+    kept = list(columns)
+    while total_width(kept) > room and min(column.keep for column in kept) < ALWAYS:
+        kept.remove(min(kept, key=lambda column: column.keep))
+    return kept
+
+
+def total_width(columns: Sequence[Column]) -> int:
+    """Of all columns with the gaps between them."""
+    return sum(column.width for column in columns) + GAP * (len(columns) - 1)
+
+
+def ruled_columns(columns: Sequence[Column], num_ranked: int, num_rows: int) -> Table:
+    """The columns as a table; rows that are not ranked stand below a rule."""
+    table = ruled_table(*(column.head for column in columns), gap=GAP)
+    for drawn, column in zip(table.columns, columns, strict=True):
+        drawn.justify = "left" if column.left else "right"
+        drawn.no_wrap, drawn.overflow = not column.fold, "fold"
+    for index in range(num_rows):
+        table.add_row(
+            *(column.cells[index] for column in columns),
+            style="" if index < num_ranked else "dim",
+            end_section=index == num_ranked - 1 and num_rows > num_ranked,
+        )
+    return table

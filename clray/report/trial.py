@@ -8,11 +8,13 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from clray.report.continual import SPELT
 from clray.report.matrix import SHOWN, matrix_table
 from clray.report.naming import benchmark_title
 from clray.report.numbers import NONE, count, duration, evenly, fraction, size, words
 from clray.report.stored import Trial
 from clray.report.tables import indented, plain_table, ruled_table
+from clray.report.trial_traces import traces_block
 
 METRICS = (
     "average_accuracy",
@@ -28,6 +30,9 @@ METRICS = (
 
 COSTS = ("growth", "parameters", "bytes", "steps", "examples_seen")
 """Measures that stand apart, among what the trial cost."""
+
+WARNING = "warning"
+"""The fact in which a method says where it hurts."""
 
 GRADED = {
     "stream": "",
@@ -47,6 +52,7 @@ def trial_page(trial: Trial, width: int) -> RenderableType:
         Text(),
         indented(_metrics(trial)),
         Text(),
+        *traces_block(trial),
         *_facts(trial),
         indented(_costs(trial)),
         Text(),
@@ -108,7 +114,7 @@ def _places(tasks: Sequence[Any]) -> str:
 def _metrics(trial: Trial) -> RenderableType:
     table = plain_table(2)
     table.columns[1].justify = "right"
-    others = [name for name in trial.metrics if name not in (*METRICS, *COSTS)]
+    others = [name for name in trial.metrics if name not in (*METRICS, *COSTS, *SPELT)]
     for name in (*METRICS, *others):
         if name in trial.metrics:
             style = "bold" if name == "average_accuracy" else ""
@@ -119,14 +125,28 @@ def _metrics(trial: Trial) -> RenderableType:
 def _facts(trial: Trial) -> list[RenderableType]:
     """What the method says of how it learned each task, where it says anything in one word."""
     told = [record for record in trial.records if record.facts]
-    names = list(dict.fromkeys(n for r in told for n, v in r.facts.items() if _is_plain(v)))
+    named = dict.fromkeys(n for r in told for n, v in r.facts.items() if _is_plain(v))
+    names = [name for name in named if name != WARNING]
+    warnings = _warnings(trial)
     if not names:
-        return []
+        return [*warnings, Text()] if warnings else []
     table = ruled_table("task", *map(words, names))
     for place in evenly(len(told), SHOWN):
         cells = [_fact(told[place].facts.get(name)) for name in names]
         table.add_row(str(told[place].task + 1), *cells)
-    return [indented(table), Text()]
+    return [indented(table), *warnings, Text()]
+
+
+def _warnings(trial: Trial) -> list[RenderableType]:
+    """What the method warns of, with the tasks that it says so of."""
+    tasks: dict[str, list[int]] = {}
+    for record in trial.records:
+        if isinstance(warning := record.facts.get(WARNING), str) and warning:
+            tasks.setdefault(warning, []).append(record.task)
+    return [
+        indented(Text(f"task{'s' * (len(some) > 1)} {_places(some)}: {warning}", style="yellow"))
+        for warning, some in tasks.items()
+    ]
 
 
 def _is_plain(value: Any) -> bool:
@@ -157,4 +177,13 @@ def _costs(trial: Trial) -> RenderableType:
     for name, title in (("train", "training"), ("eval", "evaluation")):
         if name in trial.seconds:
             table.add_row(title, duration(trial.seconds[name]))
+    if trial.seconds.get("trace") is not None:
+        table.add_row("continual evaluation", _of_training(trial.seconds))
     return table
+
+
+def _of_training(seconds: dict[str, Any]) -> str:
+    """How long continual evaluation took, and how much that is of training."""
+    train = seconds.get("train")
+    share = f" ({seconds['trace'] / train:.0%} of training)" if train else ""
+    return duration(seconds["trace"]) + share

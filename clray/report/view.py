@@ -16,6 +16,7 @@ from clray.report.ranking import bounds, ranked
 from clray.report.reading import Job
 from clray.report.stored import Board, Regions, Row, Trial, TrialLine
 from clray.space import Dimension, SearchSpace
+from clray.traces import Trace
 
 READERS = 8
 """Final runs that are read at once; what counts where they lie in an object store."""
@@ -32,6 +33,7 @@ class Run:
         seconds: of each task, or empty.
         forgetting: of each task, at the end.
         regions: of the classes after each task, where they were recorded.
+        traces: of each task; empty unless all of them were traced.
     """
 
     R: list[list[float | None]]
@@ -40,6 +42,7 @@ class Run:
     seconds: list[float]
     forgetting: list[float | None]
     regions: list[Regions | None]
+    traces: list[Trace]
 
 
 @dataclass(frozen=True)
@@ -185,4 +188,5 @@ def _run(trial: Trial) -> Run | None:
         seconds=[float(s) for s in seconds] if known and seconds else [],
         forgetting=task_forgetting(records),
         regions=[record.regions for record in records],
+        traces=trial.traces(),
     )

@@ -19,11 +19,15 @@ from clray.report.figures import (
     searching,
     sides,
     standing,
+    traced_tasks,
+    traces,
     trajectories,
 )
 from clray.report.figures.figure import Figure
 from clray.report.view import View
 
+CONTINUAL = "Continual evaluation"
+"""The section of what was graded while tasks were learned."""
 OF_A_BOARD: dict[str, tuple[Callable[[View], list[Figure]], ...]] = {
     "Results": (standing.leaderboard, fronts.pareto, standing.significance, curves.curve),
     "Task by task": (
@@ -34,6 +38,7 @@ OF_A_BOARD: dict[str, tuple[Callable[[View], list[Figure]], ...]] = {
         trajectories.trajectories,
         costs.costs,
     ),
+    CONTINUAL: (traces.stream, traces.early, traced_tasks.tasks),
     "The search": (searching.importances, searching.history, searching.stopped, knobs.knobs),
 }
 """The figures of one board, by section."""

@@ -198,6 +198,11 @@ def beside(number: int, four: bool = False) -> int:
     return 4 if four and number % 4 == 0 else min(3, number)
 
 
+def file_part(label: str) -> str:
+    """A method's label as it stands in the name of a picture."""
+    return label.replace("/", "-").replace(", ", ".").replace(" ", "-")
+
+
 def focused(shown: float = 1.0, faded: float = 0.1) -> alt.OpacityValue:
     """The opacity of a mark that belongs to a method: faded while another one is pointed at."""
     return alt.OpacityValue(faded, condition={"test": IN_FOCUS, "value": shown})

@@ -18,6 +18,7 @@ from clray.report.figures.figure import (
     Table,
     Value,
     beside,
+    file_part,
     ramp_color,
     ramp_scale,
 )
@@ -47,7 +48,7 @@ def knobs(view: View) -> list[Figure]:
             figures.append(_slices(view, label, done, axes))
             if len(axes) > 1:
                 figures += _contours(view, label, done, axes)
-                figures.append(parallel(view, label, done, axes, f"parallel.{_file(label)}"))
+                figures.append(parallel(view, label, done, axes, f"parallel.{file_part(label)}"))
     return figures
 
 
@@ -79,7 +80,7 @@ def _slices(view: View, label: str, lines: Sequence[TrialLine], axes: list[KnobA
             panels.append(_slice_panel(source, axis, objective, len(lines)))
             rows += _slice_rows(axis, objective, index, lines)
     return Figure(
-        name=f"slices.{_file(label)}",
+        name=f"slices.{file_part(label)}",
         title=f"Slices: {label}",
         caption=f"{len(lines)} completed trials, one knob at a time; "
         "later trials are brighter, the chosen one is ringed.",
@@ -178,7 +179,7 @@ def _contours(
     goal = words(view.objectives[0].metric) if len(view.objectives) == 1 else "objective"
     heads = ["objective", "first knob", "second knob", "best trial", "first", "second", "value"]
     figure = Figure(
-        name=f"contours.{_file(label)}",
+        name=f"contours.{file_part(label)}",
         title=f"Pairs of knobs: {label}",
         caption=f"The {len(numeric)} knobs that mattered most, two at a time. The ground is a mean "
         "of the trials around, by distance; it is left out where there are none near. "
@@ -254,7 +255,3 @@ def _contour_panel(
         .encode(x=x, y=y, tooltip=tips),
     ]
     return Panel(layers, (below, above), title, 220, 260)
-
-
-def _file(label: str) -> str:
-    return label.replace("/", "-").replace(", ", ".").replace(" ", "-")
