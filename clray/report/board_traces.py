@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import RenderableType
 from rich.text import Text
 
 from clray.report.board_table import ALARM
 from clray.report.continual import Measure, cell, measures_shown, notes, traced
-from clray.report.stored import Board
-from clray.report.tables import INDENT, Column, fitted, indented, ruled_columns
+from clray.report.stored import Board, Row
+from clray.report.tables import INDENT, Column, fitted, indented, ruled_columns, total_width
 
 
 def traces_table(board: Board, width: int) -> list[RenderableType]:
@@ -20,18 +22,28 @@ def traces_table(board: Board, width: int) -> list[RenderableType]:
     title = Text("Continual evaluation", style="bold")
     if board.stamp:
         title.append(f"  {board.stamp}", style=ALARM)
-    columns = [Column("method", [Text(row.name) for row in rows], left=True, fold=True)]
-    columns += [
-        Column(_head(one), [Text(cell(board, row, one)) for row in rows], one.keep)
-        for one in measures_shown(rows)
-    ]
+    room = width - INDENT
+    columns = _columns(board, rows, intervals=True)
+    if total_width(columns) > room:  # more measures tell more than intervals do
+        columns = fitted(_columns(board, rows, intervals=False), room)
     num_ranked = sum(not row.bound for row in rows)
-    table = ruled_columns(fitted(columns, width - INDENT), num_ranked, len(rows))
+    table = ruled_columns(columns, num_ranked, len(rows))
     return [
         indented(title),
         indented(table),
         Text(),
         *(indented(Text(note, style="dim")) for note in notes(board)),
+    ]
+
+
+def _columns(board: Board, rows: Sequence[Row], intervals: bool) -> list[Column]:
+    first = Column("method", [Text(row.name) for row in rows], left=True, fold=True)
+    return [
+        first,
+        *(
+            Column(_head(one), [Text(cell(board, row, one, intervals)) for row in rows], one.keep)
+            for one in measures_shown(rows)
+        ),
     ]
 
 

@@ -31,7 +31,7 @@ class Measure:
     share: str = ""
 
 
-MEASURES = (
+FALLS = (
     Measure("depth", "depth", "how deep old accuracy falls below what a task found", 99),
     Measure(
         "depth_after_initialisation",
@@ -48,6 +48,9 @@ MEASURES = (
     ),
     Measure("plasticity_gap", "plasticity gap", "plasticity gap", 75),
     Measure("continual_knowledge_gap", "continual knowledge gap", "continual knowledge gap", 90),
+)
+"""How far accuracy falls, and how far it stays below joint training's."""
+COURSES = (
     Measure("continual_minimum_accuracy", "min-ACC", "lowest accuracy of old tasks (min-ACC)", 85),
     Measure("continual_worst_case_accuracy", "WC-ACC", "worst-case accuracy (WC-ACC)", 70),
     Measure(
@@ -86,6 +89,8 @@ MEASURES = (
         for share in SHARES
     ),
 )
+"""What accuracy comes to on the way, and how long that takes."""
+MEASURES = (*FALLS, *COURSES)
 """In the order in which they are shown."""
 SPELT = {one.name: one.spelt for one in MEASURES} | {
     "recovered": "share of tasks in which old accuracy recovers"
@@ -110,12 +115,20 @@ def measures_shown(rows: Sequence[Row]) -> list[Measure]:
     return [one for one in MEASURES if any(known(row, one) for row in rows)]
 
 
-def cell(board: Board, row: Row, measure: Measure) -> str:
+def cell(board: Board, row: Row, measure: Measure, intervals: bool = True) -> str:
     """A measure's mean with its interval; of an update, over the tasks in which it was found, and
-    in how many of all it was where it was not in all."""
+    in how many of all it was where it was not in all.
+
+    Args:
+        board: the row's.
+        row: a line of the table.
+        measure: its column.
+        intervals: whether they are written.
+    """
     found = row.on_test(measure.name)
+    half = found.interval if intervals else None
     if not measure.share:
-        return estimate(found.mean, found.interval)
+        return estimate(found.mean, half)
     later = board.num_tasks - 1
     pairs = [
         (value or 0.0, round(share * later))
@@ -134,7 +147,7 @@ def cell(board: Board, row: Row, measure: Measure) -> str:
     mean = math.fsum(value * tasks for value, tasks in pairs) / number
     if number < total:
         return f"{mean:.1f} ({number} of {total})"
-    return f"{mean:.1f}" + (f" ± {found.interval:.1f}" if found.interval is not None else "")
+    return f"{mean:.1f}" + (f" ± {half:.1f}" if half is not None else "")
 
 
 def notes(board: Board) -> list[str]:

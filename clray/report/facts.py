@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from clray.report.board_notes import shared_between_orders
-from clray.report.continual import cell, measures_shown, notes, traced
+from clray.report.continual import COURSES, FALLS, cell, measures_shown, notes, traced
 from clray.report.numbers import NONE, count, duration, estimate, fraction, knobs, words
 from clray.report.ranking import bounds, failures, ranked
 from clray.report.significance import letters
@@ -99,17 +99,20 @@ def continual(view: View) -> list[Sheet]:
     rows = traced(board) if board is not None else []
     if board is None or not rows:
         return []
-    shown = measures_shown(rows)
-    lines = [
-        Line(
-            row.label,
-            [row.name, *(cell(board, row, one) for one in shown)],
-            "bound" if row.bound else "",
-        )
-        for row in rows
-    ]
-    heads = ["method", *(one.head for one in shown)]
-    return [Sheet("", heads, lines, " ".join(notes(board)))]
+    shown, sheets = measures_shown(rows), list[Sheet]()
+    for title, some in (("Depth and gaps", FALLS), ("Accuracy over updates", COURSES)):
+        columns = [one for one in shown if one in some]
+        lines = [
+            Line(
+                row.label,
+                [row.name, *(cell(board, row, one) for one in columns)],
+                "bound" if row.bound else "",
+            )
+            for row in rows
+        ]
+        note = " ".join(notes(board)) if some is COURSES else ""
+        sheets.append(Sheet(title, ["method", *(one.head for one in columns)], lines, note))
+    return sheets
 
 
 def budgets(view: View) -> list[Sheet]:

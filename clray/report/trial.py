@@ -185,5 +185,5 @@ def _costs(trial: Trial) -> RenderableType:
 def _of_training(seconds: dict[str, Any]) -> str:
     """How long continual evaluation took, and how much that is of training."""
     train = seconds.get("train")
-    share = f" ({seconds['trace'] / train:.0%} of training)" if train else ""
+    share = f" ({100 * seconds['trace'] / train:.0f} % of training)" if train else ""
     return duration(seconds["trace"]) + share

@@ -12,6 +12,7 @@ from clray.report.figures import (
     boards,
     costs,
     curves,
+    first_updates,
     fronts,
     knobs,
     matrices,
@@ -38,7 +39,7 @@ OF_A_BOARD: dict[str, tuple[Callable[[View], list[Figure]], ...]] = {
         trajectories.trajectories,
         costs.costs,
     ),
-    CONTINUAL: (traces.stream, traces.early, traced_tasks.tasks),
+    CONTINUAL: (traces.stream, first_updates.first_updates, traced_tasks.tasks),
     "The search": (searching.importances, searching.history, searching.stopped, knobs.knobs),
 }
 """The figures of one board, by section."""

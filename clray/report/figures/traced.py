@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypeAlias
 
 import altair as alt
 
-from clray.metrics import interval
 from clray.report.figures.figure import Source, Value, pixel
 from clray.report.numbers import evenly
 from clray.report.view import View
@@ -18,12 +18,14 @@ from clray.traces import EARLY, Trace
 POINTS = 1200
 """Points of a line over the whole stream, about; what lies between is left out."""
 NAMED = 12
-"""Starts of tasks that are named."""
+"""Starts of tasks that are named at most."""
+
+Cells: TypeAlias = dict[str, Value]
 
 
 @dataclass(frozen=True)
 class Point:
-    """The mean over runs at one update, with the ends of its 95 % interval."""
+    """The mean over runs at one update, and the lowest and the highest of them."""
 
     update: int
     mean: float
@@ -42,6 +44,17 @@ def traces_by_row(view: View) -> dict[str, list[list[Trace]]]:
     return found
 
 
+def has_bounds(view: View, lines: Mapping[str, object]) -> bool:
+    """Whether any of these rows is a bound."""
+    return any(row.bound and row.name in lines for row in view.rows)
+
+
+def who(view: View, name: str) -> Cells:
+    """A row, as every point of its line says it."""
+    bound = any(row.bound for row in view.rows if row.name == name)
+    return {"row": name, "method": view.label_of(name), "bound": bound}
+
+
 def mean_line(traces: Sequence[Trace], curves: Sequence[Sequence[float] | None]) -> list[Point]:
     """The mean over the runs of one task, at the updates that all of them share; runs without such
     a curve are passed over."""
@@ -56,8 +69,7 @@ def mean_line(traces: Sequence[Trace], curves: Sequence[Sequence[float] | None])
 
 def point(update: int, values: Sequence[float]) -> Point:
     """The mean of such values."""
-    mean, half = interval(values)
-    return Point(update, mean, mean - (half or 0.0), mean + (half or 0.0))
+    return Point(update, math.fsum(values) / len(values), min(values), max(values))
 
 
 def lowest(line: Sequence[Point]) -> Point:
@@ -108,10 +120,10 @@ def rules(starts: Sequence[int], x: alt.X) -> tuple[list[alt.Chart], Source]:
         x: of the column ``update``.
     """
     number = len(starts) - 1
-    named = evenly(number, NAMED)
+    step = math.ceil(number / NAMED)
     source = Source(
         [
-            {"update": start, "task": f"task {t + 1}" if t in named else ""}
+            {"update": start, "task": f"task {t + 1}" if t % step == 0 else ""}
             for t, start in enumerate(starts[:-1])
         ]
     )
@@ -126,7 +138,8 @@ def rules(starts: Sequence[int], x: alt.X) -> tuple[list[alt.Chart], Source]:
     return layers, source
 
 
-def stream_x(starts: Sequence[int]) -> alt.X:
+def stream_x(starts: Sequence[int], column: str = "update") -> alt.X:
     """The updates of the whole stream."""
     scale = alt.Scale(domain=[0, max(1, starts[-1])], nice=False)
-    return alt.X("update:Q", title="updates, all tasks", scale=scale)
+    axis = alt.Axis(tickCount=12, format="d")
+    return alt.X(f"{column}:Q", title="updates, all tasks", scale=scale, axis=axis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import altair as alt
@@ -19,6 +20,7 @@ from clray.report.figures.figure import (
 )
 from clray.report.figures.look import RAMP
 from clray.report.figures.traced import (
+    Cells,
     accuracy_scale,
     lowest,
     mean_line,
@@ -52,7 +54,7 @@ def _figure(view: View, label: str, rows: Sequence[tuple[str, list[list[Trace]]]
         cells, dips = _lines(runs)
         if cells:
             panels.append(_panel(name if len(rows) > 1 else "", cells, dips, starts_of(runs)))
-            told += [[name, d["task"], d["mean"], d["while"], d["own"], d["end"]] for d in dips]
+            told += [[name, *dip.values()] for dip in dips]
     number = max(len(runs) for _, runs in rows)
     several = f" Mean over {number} final runs." if number > 1 else ""
     some = f" {LINES} of {total} tasks, evenly spread." if total > LINES else ""
@@ -62,10 +64,12 @@ def _figure(view: View, label: str, rows: Sequence[tuple[str, list[list[Trace]]]
         caption="A line for each task, from when it is learned on; a rule marks where a task "
         f"begins.{some}{several}",
         panels=panels,
-        table=Table(["method", "task", "lowest", "while task", "at update", "at the end"], told),
+        table=Table(
+            ["method", "task", "while task", "found", "lowest", "at update", "at the end"], told
+        ),
         key=Key(
             ramp=(RAMP[:-1], "first task", "last task", ""),
-            symbols=(("●", "lowest after it was learned"),),
+            symbols=(("●", "the old task that falls deepest"),),
         ),
         columns=1,
         stamp=view.warning,
@@ -73,47 +77,68 @@ def _figure(view: View, label: str, rows: Sequence[tuple[str, list[list[Trace]]]
     )
 
 
-def _lines(
-    runs: Sequence[Sequence[Trace]],
-) -> tuple[list[dict[str, Value]], list[dict[str, Value]]]:
-    """The points of each task's line, and its lowest one after it was learned."""
+def _lines(runs: Sequence[Sequence[Trace]]) -> tuple[list[Cells], list[Cells]]:
+    """The points of each task's line, and how it fell while each later task was learned."""
     starts, total = starts_of(runs), len(runs[0])
-    cells: list[dict[str, Value]] = []
-    dips: list[dict[str, Value]] = []
+    cells: list[Cells] = []
+    dips: list[Cells] = []
     for i in evenly(total, LINES):
-        deepest: dict[str, Value] | None = None
-        end = 0.0
         for t in range(i, total):
             some = [run[t] for run in runs]
             line = mean_line(some, [trace.of_task(i) for trace in some])
-            for one in thinned(line, total) if line else ():
-                at = {"task": i + 1, "while": t + 1, "update": starts[t] + one.update}
-                cells.append({**at, "mean": one.mean})
-            if line and t > i:
-                low, end = lowest(line), line[-1].mean
-                if deepest is None or low.mean < float(str(deepest["mean"])):
-                    at = {"task": i + 1, "while": t + 1, "update": starts[t] + low.update}
-                    deepest = {**at, "own": low.update, "mean": low.mean}
-        if deepest is not None:
-            dips.append({**deepest, "end": end})
+            if not line:
+                continue
+            cells += [
+                {"task": i + 1, "while": t + 1, "update": starts[t] + one.update, "mean": one.mean}
+                for one in thinned(line, total)
+            ]
+            if t > i:
+                low = lowest(line)
+                found = {"task": i + 1, "while": t + 1, "found": _found(some, i), "mean": low.mean}
+                dips.append({**found, "own": low.update, "end": line[-1].mean})
     return cells, dips
+
+
+def _found(traces: Sequence[Trace], task: int) -> float | None:
+    """The mean accuracy on an old task before this one."""
+    pairs = [(trace.before[task], trace.examples[task]) for trace in traces]
+    known = [right / number for right, number in pairs if right is not None and number]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _deepest(dips: Sequence[Cells], starts: Sequence[int]) -> list[Cells]:
+    """Of each task that is learned, the old one that falls furthest."""
+    by_task: dict[int, list[Cells]] = {}
+    for dip in dips:
+        if dip["found"] is not None:
+            by_task.setdefault(int(str(dip["while"])), []).append(dip)
+    worst = [max(some, key=_fall) for some in by_task.values()]
+    return [
+        {**dip, "update": starts[int(str(dip["while"])) - 1] + int(str(dip["own"]))}
+        for dip in worst
+    ]
+
+
+def _fall(dip: Cells) -> float:
+    return float(str(dip["found"])) - float(str(dip["mean"]))
 
 
 def _panel(
     title: str,
-    cells: Sequence[dict[str, Value]],
-    dips: Sequence[dict[str, Value]],
+    cells: Sequence[Cells],
+    dips: Sequence[Cells],
     starts: Sequence[int],
 ) -> Panel:
-    lines, marked = Source(cells), Source(dips)
+    lines, marked = Source(cells), Source(_deepest(dips, starts))
     total = len(starts) - 1
     x, color = stream_x(starts), ramp_color("task", "task", RAMP[:-1], 1, total)
     y = alt.Y("mean:Q", title="accuracy", scale=accuracy_scale(cells, "mean"))
     ruled, begin = rules(starts, x)
     tips = [
         alt.Tooltip("task:Q", title="task"),
-        alt.Tooltip("mean:Q", title="lowest", format=".4f"),
         alt.Tooltip("while:Q", title="while task"),
+        alt.Tooltip("found:Q", title="found", format=".4f"),
+        alt.Tooltip("mean:Q", title="lowest", format=".4f"),
         alt.Tooltip("own:Q", title="at update"),
         alt.Tooltip("end:Q", title="at the end", format=".4f"),
     ]
@@ -121,11 +146,13 @@ def _panel(
     base = lines.chart().encode(x=x, color=color, detail=apart)
     layers = [*ruled, base.mark_line(strokeWidth=1.6).encode(y=y)]
     sources = [begin, lines]
-    if dips:
+    if marked.columns:
         fill = alt.Fill("task:Q", scale=ramp_scale(RAMP[:-1], 1, total), legend=None)
         layers.append(
             marked.chart()
-            .mark_point(style="ringed", shape="circle", filled=True, size=52, strokeWidth=1)
+            .mark_point(
+                style="ringed", shape="circle", filled=True, size=52, strokeWidth=1, opacity=1
+            )
             .encode(x=x, y=y, fill=fill, tooltip=tips)
         )
         sources.append(marked)
