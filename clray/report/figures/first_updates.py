@@ -72,6 +72,7 @@ def first_updates(view: View) -> list[Figure]:
         table=Table(["method", "task", "update", "change", "from", "to"], rows),
         key=Key(methods=shown),
         columns=beside(len(panels)),
+        wide=len(panels) > 1,
         stamp=view.warning,
     )
     return [figure]

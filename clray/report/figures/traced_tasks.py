@@ -15,7 +15,6 @@ from clray.report.figures.figure import (
     Table,
     Value,
     file_part,
-    ramp_color,
     ramp_scale,
 )
 from clray.report.figures.look import RAMP
@@ -35,6 +34,8 @@ from clray.report.numbers import evenly
 from clray.report.view import View
 from clray.traces import Trace
 
+NAMED = 8
+"""Tasks in the picture's legend at most."""
 LINES = 12
 """Tasks that are drawn at most, evenly spread."""
 
@@ -131,7 +132,9 @@ def _panel(
 ) -> Panel:
     lines, marked = Source(cells), Source(_deepest(dips, starts))
     total = len(starts) - 1
-    x, color = stream_x(starts), ramp_color("task", "task", RAMP[:-1], 1, total)
+    scale = ramp_scale(RAMP[:-1], 1, total)
+    legend = alt.Legend(title="task", orient="right", values=[i + 1 for i in evenly(total, NAMED)])
+    x, color = stream_x(starts), alt.Color("task:Q", scale=scale, legend=legend)
     y = alt.Y("mean:Q", title="accuracy", scale=accuracy_scale(cells, "mean"))
     ruled, begin = rules(starts, x)
     tips = [
@@ -147,7 +150,7 @@ def _panel(
     layers = [*ruled, base.mark_line(strokeWidth=1.6).encode(y=y)]
     sources = [begin, lines]
     if marked.columns:
-        fill = alt.Fill("task:Q", scale=ramp_scale(RAMP[:-1], 1, total), legend=None)
+        fill = alt.Fill("task:Q", scale=scale, legend=None)
         layers.append(
             marked.chart()
             .mark_point(
