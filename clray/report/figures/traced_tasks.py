@@ -133,7 +133,8 @@ def _panel(
     lines, marked = Source(cells), Source(_deepest(dips, starts))
     total = len(starts) - 1
     scale = ramp_scale(RAMP[:-1], 1, total)
-    legend = alt.Legend(title="task", orient="right", values=[i + 1 for i in evenly(total, NAMED)])
+    named = [i + 1 for i in evenly(total, NAMED)]
+    legend = alt.Legend(title="task", orient="right", values=named, format="d")
     x, color = stream_x(starts), alt.Color("task:Q", scale=scale, legend=legend)
     y = alt.Y("mean:Q", title="accuracy", scale=accuracy_scale(cells, "mean"))
     ruled, begin = rules(starts, x)
