@@ -137,6 +137,8 @@ def test_the_first_updates_begin_at_what_was_found(job: Job) -> None:
     assert [row["update"] for row in rows] == list(range(31))
     assert [row["mean"] for row in rows[:3]] == [-0.05, -0.5, -0.35]
     assert rows[6]["mean"] == -0.25, "halfway between two points"
+    scale = figure.panels[0].drawn["layer"][2]["encoding"]["y"]["scale"]["domain"]
+    assert -0.6 < scale[0] < -0.55
     assert {row["row"] for row in figure.panels[0].sources[1].rows} == {"er", "ewc", "joint"}
 
 

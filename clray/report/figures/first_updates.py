@@ -51,7 +51,9 @@ def first_updates(view: View) -> list[Figure]:
     panels, rows = [], list[list[Value]]()
     shown = list(dict.fromkeys(view.label_of(name) for name in found))
     told = {place: _first_updates(view, found, place) for place in places}
-    everything = [cell for cells in told.values() for cell in cells]
+    drawn = [cell for cells in told.values() for cell in cells]
+    # joint training that begins anew falls to nothing, and would press the others together
+    everything = [cell for cell in drawn if not cell["bound"]] or drawn
     if not told[None]:
         return []
     for place, cells in told.items():
@@ -62,7 +64,7 @@ def first_updates(view: View) -> list[Figure]:
             rows += [[c["row"], title, c["update"], c["mean"], c["low"], c["high"]] for c in cells]
     number = max(len(runs) for runs in found.values())
     several = f" Mean over {number} final runs, from lowest to highest." if number > 1 else ""
-    dashed = " Bounds are dashed." if has_bounds(view, found) else ""
+    dashed = " Bounds are dashed, and may leave the panel." if has_bounds(view, found) else ""
     figure = Figure(
         name="traces-first",
         title=f"The first {EARLY} updates of a task",
@@ -132,12 +134,12 @@ def _early_panel(
     dash = alt.StrokeDashValue([1, 0], condition={"test": "datum.bound", "value": [5, 4]})
     layers = [
         zero.chart().mark_rule(strokeDash=[2, 3]).encode(y=alt.Y("zero:Q", title=name)),
-        base.mark_area(opacity=1).encode(
+        base.mark_area(opacity=1, clip=True).encode(
             y=alt.Y("low:Q", title=name, scale=scale),
             y2=alt.Y2("high:Q"),
             fillOpacity=focused_fill(0.14, 0.02),
         ),
-        base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash, opacity=focused()),
-        base.mark_point(size=14).encode(y=y, opacity=focused(), tooltip=tips),
+        base.mark_line(strokeWidth=2, clip=True).encode(y=y, strokeDash=dash, opacity=focused()),
+        base.mark_point(size=14, clip=True).encode(y=y, opacity=focused(), tooltip=tips),
     ]
     return Panel(layers, (zero, source), title, 210, 300)
