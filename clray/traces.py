@@ -160,7 +160,7 @@ def recovery(trace: Trace) -> int | None:
     if old is None or start is None:
         return None
     lowest = old.index(min(old))
-    if old[lowest] >= start - TOLERANCE:
+    if old[lowest] >= start - TOLERANCE - _ROUNDING:
         return 0
     for update, accuracy in zip(trace.updates[lowest:], old[lowest:], strict=True):
         if accuracy >= start - TOLERANCE - _ROUNDING:
