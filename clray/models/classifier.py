@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -33,6 +34,36 @@ class Classifier(nn.Module):
         """Logits [B, num_classes] for float [B, C, H, W]."""
         logits: Tensor = self.head(self.encoder(x))
         return logits
+
+
+def seeded_head(
+    width: int, num_classes: int, seed: int, learned: nn.Linear | None, where: str
+) -> nn.Linear:
+    """A linear head that is drawn from a seed of torch's global generator.
+
+    Args:
+        width: how many features it takes.
+        learned: a classifier whose rows become the first rows of the head.
+        where: names the knob that asks for it, in an error.
+
+    Raises:
+        BadSpec: a classifier of other features, or of more classes than the stream has.
+    """
+    torch.manual_seed(seed)
+    head = nn.Linear(width, num_classes)
+    if learned is None:
+        return head
+    rows = learned.out_features
+    if learned.in_features != width:
+        accepted = f"one of the {width} features before the head, or classifier: false"
+        raise BadSpec(where, f"one of {learned.in_features} features", accepted)
+    if rows > num_classes:
+        accepted = f"at most {num_classes}, as many as the stream has, or classifier: false"
+        raise BadSpec(where, f"{rows} classes", accepted)
+    with torch.no_grad():
+        head.weight[:rows] = learned.weight
+        head.bias[:rows] = 0 if learned.bias is None else learned.bias
+    return head
 
 
 class ModelConfig(BaseModel, ABC):
@@ -107,8 +138,9 @@ class ModelConfig(BaseModel, ABC):
         """
         if not self.takes_features and self.encoder_key(variant) != encoder:
             accepted = "images; or, for features, a model such as mlp, or the very encoder that "
-            accepted += "computed them (frozen, with the same weights, image_size, mean, std and "
-            raise BadSpec("model", f"features of the encoder {encoder}", f"{accepted}options)")
+            accepted += "computed them (frozen or with lower, and with the same weights, "
+            accepted += "image_size, mean, std and options)"
+            raise BadSpec("model", f"features of the encoder {encoder}", accepted)
 
     def build_on_features(
         self, variant: str, shape: tuple[int, int, int], num_classes: int

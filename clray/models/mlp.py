@@ -6,7 +6,7 @@ Images are flattened; layers have torch's default initialisation.
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -23,11 +23,13 @@ class Config(ModelConfig):
     """Width of each hidden layer; empty: a linear classifier."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of each hidden layer's units that is dropped while training."""
+    norm: Literal["none", "layer"] = "none"
+    """Normalisation of the features before the head: layer, with a scale and a shift that learn."""
 
     @property
     def learns_encoder(self) -> bool:
-        """Without hidden layers, features are the inputs themselves."""
-        return bool(self.hidden)
+        """Without hidden layers or a norm, features are the inputs themselves."""
+        return bool(self.hidden) or self.norm != "none"
 
     def build(
         self, variant: str, image_shape: tuple[int, int, int], num_classes: int
@@ -40,4 +42,6 @@ class Config(ModelConfig):
             if self.dropout:
                 layers.append(nn.Dropout(self.dropout))
             width = size
+        if self.norm == "layer":
+            layers.append(nn.LayerNorm(width))
         return Classifier(nn.Sequential(*layers), nn.Linear(width, num_classes))

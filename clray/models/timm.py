@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from clray.errors import BadData, UnknownName
+from clray.errors import BadData, BadSpec, UnknownName
 from clray.models import weights_file
-from clray.models.image_encoder import EncoderConfig, Positive, Triple
+from clray.models.image_encoder import EncoderConfig, Loaded, Positive, Triple
 
 
 class Config(EncoderConfig):
@@ -24,7 +24,7 @@ class Config(EncoderConfig):
 
     weights: str = "none"
     """``none`` (random), ``pretrained`` (timm's default), a tag of timm's for this network, or
-    the path of a .safetensors file in timm's names, without a classifier."""
+    the path of a .safetensors file in timm's names, with or without the classifier."""
     mean: Triple | None = None
     """Subtracted per channel, in [0, 1] units; none: what timm says."""
     std: tuple[Positive, Positive, Positive] | None = None
@@ -37,8 +37,10 @@ class Config(EncoderConfig):
 
         Raises:
             UnknownName: timm has no such network, or no such weights for it.
+            BadSpec: knobs that contradict one another.
             BadData: the weights file is missing, no safetensors file, or damaged.
         """
+        super().check(variant)
         import timm
 
         if "." in variant or not timm.is_model(variant):
@@ -55,7 +57,7 @@ class Config(EncoderConfig):
 
     def describe_encoder(self, variant: str) -> dict[str, Any] | None:
         """See ``ModelConfig.describe_encoder``; weights are a tag, or the hash of a file."""
-        if not self.frozen or self.weights == "none":
+        if not self.can_be_stored:
             return None
         import timm
 
@@ -63,39 +65,63 @@ class Config(EncoderConfig):
         said = timm.get_pretrained_cfg(f"{variant}.{self.weights}" if tagged else variant)
         return self.described(variant, said.tag, said.mean, said.std)
 
-    def network(self, variant: str) -> tuple[nn.Module, Triple, Triple]:
-        """See ``EncoderConfig.network``."""
-        made = self._fetched(variant) if self._fetches else self._made(variant)
-        said: dict[str, Any] = made.pretrained_cfg  # type: ignore[assignment]
-        return made, said["mean"], said["std"]
+    def load(self, variant: str) -> Loaded:
+        """See ``EncoderConfig.load``."""
+        return self._fetched(variant) if self._fetches else self._made(variant)
 
     @property
     def _fetches(self) -> bool:
         return self.path is None and self.weights != "none"
 
-    def _made(self, variant: str) -> nn.Module:
+    def _made(self, variant: str) -> Loaded:
         """At random, or with weights from a file."""
         import timm
 
         with self.refused(variant):
             network: nn.Module = timm.create_model(variant, num_classes=0, **self.options)
-        if self.path is not None:
-            weights_file.load(network, self.path, variant, self.where)
-        return network
+        if self.path is None:
+            return self._loaded(network)
+        names = _classifiers(network)
+        unused = [f"{name}.{part}" for name in names for part in ("weight", "bias")]
+        weights_file.load(network, self.path, variant, self.where, unused)
+        if not self.classifier:
+            return self._loaded(network)
+        if len(names) != 1:
+            raise self._no_classifier(variant, f"{len(names)} classifiers")
+        return self._loaded(network, weights_file.linear(self.path, names[0], self.where))
 
-    def _fetched(self, variant: str) -> nn.Module:
+    def _fetched(self, variant: str) -> Loaded:
         """With weights from the hub."""
         import timm
 
         name = variant if self.weights == "pretrained" else f"{variant}.{self.weights}"
+        size = {} if self.classifier else {"num_classes": 0}
         try:
-            network: nn.Module = timm.create_model(
-                name, pretrained=True, num_classes=0, **self.options
-            )
+            network: Any = timm.create_model(name, pretrained=True, **size, **self.options)
         except TypeError as error:
             raise self.bad_options(variant, error) from error
         except Exception as error:  # whatever the hub's client raises: it has many kinds
             problem = str(error).partition("\n")[0][:200]
             what = f"weights within reach; fetching them failed: {problem}"
             raise BadData(f"{self.where} of {name}", self.weights, what) from error
-        return network
+        if not self.classifier:
+            return self._loaded(network)
+        classifier = network.get_classifier()
+        if not isinstance(classifier, nn.Linear):
+            raise self._no_classifier(variant, type(classifier).__name__)
+        network.reset_classifier(0)
+        return self._loaded(network, classifier)
+
+    def _loaded(self, network: Any, classifier: nn.Linear | None = None) -> Loaded:
+        said: dict[str, Any] = network.pretrained_cfg
+        return Loaded(network, said["mean"], said["std"], classifier)
+
+    def _no_classifier(self, variant: str, given: str) -> BadSpec:
+        accepted = "one linear classifier, or classifier: false"
+        return BadSpec(f"model timm/{variant}: classifier", given, accepted)
+
+
+def _classifiers(network: Any) -> list[str]:
+    """The names of the classifiers that a network of timm's has by default; often one."""
+    named = network.pretrained_cfg.get("classifier") or ()
+    return [named] if isinstance(named, str) else list(named)

@@ -19,7 +19,7 @@ from torch import nn
 
 from clray.errors import BadSpec, UnknownName
 from clray.models import weights_file
-from clray.models.image_encoder import EncoderConfig, Triple
+from clray.models.image_encoder import EncoderConfig, Loaded
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -43,9 +43,10 @@ class Config(EncoderConfig):
 
         Raises:
             UnknownName: torchvision has no such network, or none that ends in a linear layer.
-            BadSpec: weights that are no file.
+            BadSpec: weights that are no file, or knobs that contradict one another.
             BadData: the weights file is missing, no safetensors file, or damaged.
         """
+        super().check(variant)
         from torchvision import models
 
         known = [n for n in models.list_models(module=models) if not n.startswith("squeezenet")]
@@ -59,26 +60,29 @@ class Config(EncoderConfig):
 
     def describe_encoder(self, variant: str) -> dict[str, Any] | None:
         """See ``ModelConfig.describe_encoder``; weights are the hash of their file."""
-        if not self.frozen or self.path is None:
+        if not self.can_be_stored:
             return None
         return self.described(variant, self.weights, MEAN, STD)
 
-    def network(self, variant: str) -> tuple[nn.Module, Triple, Triple]:
-        """See ``EncoderConfig.network``."""
+    def load(self, variant: str) -> Loaded:
+        """See ``EncoderConfig.load``."""
         from torchvision import models
 
         with self.refused(variant):
             network: nn.Module = models.get_model(
                 variant, weights=None, num_classes=CLASSES, **self.options
             )
-        name = self._classifier(variant, network)
+        name = self._classifier_name(variant, network)
         network.set_submodule(name, nn.Identity())
+        classifier = None
         if self.path is not None:
             unused = (f"{name}.weight", f"{name}.bias")
             weights_file.load(network, self.path, variant, self.where, unused)
-        return network, MEAN, STD
+            if self.classifier:
+                classifier = weights_file.linear(self.path, name, self.where)
+        return Loaded(network, MEAN, STD, classifier)
 
-    def _classifier(self, variant: str, network: nn.Module) -> str:
+    def _classifier_name(self, variant: str, network: nn.Module) -> str:
         """The name of the linear layer that gives the classes.
 
         Raises:

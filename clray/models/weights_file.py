@@ -69,6 +69,30 @@ def load(
         raise BadData(where, str(path), f"the weights of {name} alone: {problem}") from error
 
 
+def linear(path: Path, name: str, where: str) -> nn.Linear:
+    """A linear layer of a file that ``load`` has read the rest of.
+
+    Args:
+        name: of the layer.
+        where: names the knob in an error.
+
+    Raises:
+        BadData: the file has none of that name.
+    """
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as opened:
+        has = set(opened.keys())
+        found = {part: f"{name}.{part}" for part in ("weight", "bias")}
+        state = {part: opened.get_tensor(key) for part, key in found.items() if key in has}
+    if "weight" not in state or state["weight"].dim() != 2:
+        raise BadData(where, str(path), f"a file with the linear classifier {name}")
+    rows, width = state["weight"].shape
+    layer = nn.Linear(width, rows, bias="bias" in state)
+    layer.load_state_dict(state)
+    return layer
+
+
 def hash_of(path: Path) -> str:
     """SHA-256 of a file's content; read once, as long as size and time stay."""
     found = path.stat()

@@ -97,7 +97,8 @@ def describe(name: str, encoder: Coder) -> dict[str, Any]:
     encoder.check(_variant(name))
     described = encoder.describe_encoder(_variant(name))
     if described is None:
-        accepted = "a frozen encoder with weights, such as timm/resnet18 with weights: pretrained"
+        accepted = "a frozen encoder with weights, such as timm/resnet18 with weights: pretrained; "
+        accepted += "or one with lower, weights and image_size"
         raise BadSpec("encoder", {"name": name, **vars(encoder)}, accepted)
     return {"key": encoder.encoder_key(_variant(name)), **described}
 
