@@ -2,6 +2,7 @@
 
 =========================  =====================================================================
 ``digits``                 scikit-learn's handwritten digits, 8 x 8, 1,797 images, in the package
+``digits-rest``            those without the quarter that the model ``digits_mlp`` has seen: 1,352
 ``mnist10k``               MNIST's test file: the first 8,000 images for training, the last 2,000
                            for testing; from ``$CLRAY_DATA/mnist``
 ``torchvision/<Name>``     a dataset of torchvision, such as ``torchvision/CIFAR10``; found in, or
@@ -33,6 +34,7 @@ from typing import Protocol
 from clray.errors import UnknownName
 from clray.streams import (
     digits,
+    digits_rest,
     image_folders,
     in_memory,
     joined,
@@ -70,6 +72,7 @@ class Kind(Protocol):
 
 WHOLE_NAMES: dict[str, Kind] = {
     "digits": digits,
+    "digits-rest": digits_rest,
     "mnist10k": mnist10k,
     "notmnist": notmnist,
     "omniglot-rotation": omniglot,

@@ -84,3 +84,19 @@ def test_the_head_on_features_is_the_head_on_images(weights: Path) -> None:
     images = torch.rand(4, 3, 32, 32)
     features = whole.eval().encoder(images)
     assert torch.equal(whole(images), alone(features.view(4, 512, 1, 1)))
+
+
+def test_a_norm_stands_on_features_and_is_none_of_them(weights: Path) -> None:
+    config = configure(frozen=True, weights=str(weights), norm="layer")
+    assert config.encoder_key("resnet10t") == configure(
+        frozen=True, weights=str(weights)
+    ).encoder_key("resnet10t")
+    images = torch.rand(4, 3, 32, 32)
+    features = config.build_encoder("resnet10t", (3, 32, 32))(images)
+    torch.manual_seed(3)
+    whole = config.build("resnet10t", (3, 32, 32), 5).eval()
+    torch.manual_seed(3)
+    alone = config.build_on_features("resnet10t", (512, 1, 1), 5)
+    assert alone.state_dict().keys() < whole.state_dict().keys()
+    assert torch.equal(whole(images), alone(features.view(4, 512, 1, 1)))
+    assert torch.equal(alone.encoder(features), torch.nn.functional.layer_norm(features, [512]))

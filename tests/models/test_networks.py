@@ -15,6 +15,8 @@ from clray import registry
 from clray.errors import BadData, BadSpec, UnknownName
 from clray.models.classifier import Classifier
 from clray.spec import Component
+from clray.streams import sources
+from clray.streams.dataset import Source
 
 
 def build(
@@ -27,7 +29,7 @@ def build(
 
 
 def test_are_found() -> None:
-    small = ["lenet", "mlp", "slim_resnet18", "small_alexnet", "text_cnn"]
+    small = ["digits_mlp", "lenet", "mlp", "slim_resnet18", "small_alexnet", "text_cnn"]
     assert registry.names("model") == [*small, "timm", "torchvision"]
 
 
@@ -116,6 +118,87 @@ def test_what_cannot_be_built_is_refused() -> None:
         build("mlp", hidden=[0])
     with pytest.raises(UnknownName, match="variant"):
         registry.configure("model", Component(name="mlp")).check("big")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("mlp", (1, 8, 8)), ("digits_mlp", (1, 8, 8)), ("timm/resnet10t", (3, 32, 32))],
+)
+def test_a_norm_before_the_head(name: str, shape: tuple[int, int, int]) -> None:
+    def built(norm: str) -> Classifier:
+        torch.manual_seed(0)
+        return build(name, shape, norm=norm)
+
+    plain, normed = built("none").train(), built("layer").train()
+    width = plain.head.in_features
+    assert count(normed) == count(plain) + 2 * width
+    if name != "digits_mlp":  # it is learned with its norm
+        assert torch.equal(plain.head.weight, normed.head.weight)
+        x = torch.rand(4, *shape)
+        expected = nn.functional.layer_norm(plain.encoder(x), [width])
+        torch.testing.assert_close(normed.encoder(x), expected)
+
+
+def test_a_norm_learns_on_an_encoder_that_does_not() -> None:
+    for name, knobs in (("mlp", {"hidden": []}), ("timm/resnet10t", {"frozen": True})):
+        assert not registry.configure("model", Component(name=name, **knobs)).learns_encoder
+        normed = Component(name=name, norm="layer", **knobs)
+        assert registry.configure("model", normed).learns_encoder
+        model = build(name, norm="layer", **knobs).train()
+        model(torch.rand(4, 3, 32, 32)).square().sum().backward()
+        learned = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        assert len(learned) == 4
+        assert {"head.weight", "head.bias"} < learned
+
+
+# digits_mlp
+
+
+def probed(model: Classifier, classes: set[int]) -> float:
+    """Accuracy on the rest of the digits of a linear head on features that stay as they are."""
+    rest = sources.load(Source("digits-rest"))
+    with torch.no_grad():
+        own = [torch.isin(y, torch.tensor(sorted(classes))) for y in (rest.train_y, rest.test_y)]
+        given, asked = rest.train_x[own[0]], rest.test_x[own[1]]
+        x, asked_x = (model.encoder(images.float() / 255) for images in (given, asked))
+    head = nn.Linear(128, 10)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(head(x), rest.train_y[own[0]])
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return float((head(asked_x).argmax(1) == rest.test_y[own[1]]).double().mean())
+
+
+def test_digits_mlp_has_seen_digits() -> None:
+    config = registry.configure("model", Component(name="digits_mlp"))
+    assert config.is_pretrained
+    assert config.learns_encoder
+    first, again, other = (build_digits(seed) for seed in (0, 0, 1))
+    state = first.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
+    assert not torch.equal(other.head.weight, first.head.weight)
+    frozen = {name for name, p in first.named_parameters() if not p.requires_grad}
+    assert frozen == {"encoder.0.1.weight", "encoder.0.1.bias"}
+    assert all(p.grad is None for p in first.parameters())
+    weak = build_digits(0, classes=(0, 1, 2, 3, 4, 5))
+    unseen = {6, 7, 8, 9}
+    assert probed(first, set(range(10))) > 0.93
+    assert probed(first, unseen) > probed(weak, unseen)
+
+
+def build_digits(seed: int, **knobs: Any) -> Classifier:
+    torch.manual_seed(seed)
+    return build("digits_mlp", (1, 8, 8), **knobs)
+
+
+def test_digits_mlp_takes_digits_alone() -> None:
+    with pytest.raises(BadSpec, match=r"got \(1, 28, 28\); accepted: \(1, 8, 8\)"):
+        build("digits_mlp", (1, 28, 28))
+    for classes in ([3], [3, 3], [1, 10]):
+        with pytest.raises(BadSpec, match="classes"):
+            build_digits(0, classes=classes)
 
 
 # timm

@@ -41,6 +41,7 @@ from clray.streams.manifest import (
     write_manifest,
 )
 from clray.streams.shards import read_shard, rows_per_block, write_shard
+from tests.streams.encoded import encode
 
 NAME = "timm/resnet10t"
 SHAPE = (3, 12, 12)
@@ -387,6 +388,21 @@ def test_a_trial_reads_images_where_no_features_fit(
     augmenting = store(tmp_path / "augmenting", augment="flip")
     with pytest.raises(BadSpec, match=r"benchmark\.features.*must not augment"):
         trial_spec(augmenting, frozen, benchmark={"stream": augmenting, "features": to})
+
+
+def test_a_trial_on_stored_maps_is_one_on_images(weights: str, tmp_path: Path) -> None:
+    stream, to = store(tmp_path / "images"), str(tmp_path / "maps")
+    knobs = {"weights": weights, "image_size": 32, "lower": "layer2"}
+    slow = trial_spec(stream, {"name": NAME, **knobs}, "er")
+    maps = encode(stream, to, NAME, encoder_of(weights, frozen=False, lower="layer2"))
+    assert maps.shape == (128 * 4 * 4, 1, 1)
+    quick = trial_spec(stream, {"name": NAME, **knobs}, "er")
+    assert slow.benchmark.knobs["features"] is None
+    assert quick.benchmark.knobs["features"] == pinned(to, maps)
+    ends = [trial.run(spec, Folder(str(tmp_path / spec.key)), device=CPU) for spec in (quick, slow)]
+    losses = [[record["losses"]["loss"] for record in end.records] for end in ends]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    assert ends[0].records[-1]["accuracy"] == ends[1].records[-1]["accuracy"]
 
 
 def test_features_can_be_named(

@@ -9,7 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from clray.errors import BadInput, UnknownName
-from clray.streams import sources
+from clray.streams import digits, sources
 from clray.streams.dataset import Source
 
 
@@ -26,6 +26,25 @@ def test_digits_fill_the_range_of_a_byte_and_are_split_by_class() -> None:
     first = dataset.test_x[dataset.test_y == 5][0, 0]
     assert np.array_equal(first.numpy(), pixels)
     assert (dataset.test_y == 5).sum() == len(fives) // 5
+
+
+def test_the_reserved_quarter_and_the_rest_are_all_digits_and_share_none() -> None:
+    assert sources.check(Source("digits-rest")) == 10
+    rest = sources.load(Source("digits-rest"))
+    images, labels = digits.whole()
+    reserved = digits.reserved()
+    left = torch.cat([rest.train_x, rest.test_x])
+
+    def rows(x: torch.Tensor) -> list[bytes]:
+        return [row.numpy().tobytes() for row in x]
+
+    assert sorted(rows(left) + rows(images[reserved])) == sorted(rows(images))
+    assert not set(rows(left)) & set(rows(images[reserved]))
+    assert (len(left), int(reserved.sum()), len(images)) == (1352, 445, 1797)
+    for cls in range(10):
+        count = int((labels == cls).sum())
+        assert int((labels[reserved] == cls).sum()) == count // 4
+        assert int((rest.test_y == cls).sum()) == (count - count // 4) // 5
 
 
 def test_digits_in_another_size_and_colour() -> None:
