@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,20 @@ def test_the_classifier_of_weights_that_are_fetched(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(timm, "create_model", fetched)
     config = configure(classifier=True, weights="pretrained")
     assert torch.equal(config.build("resnet10t", SHAPE, 7).head.weight[:5], rows)
+
+
+@pytest.mark.skipif("CLRAY_DATA" not in os.environ, reason="CLRAY_DATA is not set")
+def test_the_pretrained_encoder_in_two() -> None:
+    path = Path(os.environ["CLRAY_DATA"]) / "weights/mobilenetv1_100.imagenet-12of13.safetensors"
+    knobs: dict[str, Any] = {
+        "weights": str(path),
+        "image_size": 96,
+        "options": {"pad_type": "same"},
+    }
+    config = configure(lower="blocks.3", **knobs)
+    x = torch.rand(2, 3, 32, 32)
+    maps = config.build_encoder(SMALL, SHAPE)(x)
+    assert maps.shape == (2, 512 * 6 * 6)
+    upper = config.build_on_features(SMALL, (maps.shape[1], 1, 1), 7).encoder
+    whole = configure(frozen=True, **knobs).build(SMALL, SHAPE, 7).encoder
+    torch.testing.assert_close(upper(maps), whole(x))  # in training mode as well
