@@ -24,7 +24,12 @@ class Memory(ABC):
         capacity: the most examples that are kept, 1 or more.
         generator: randomness on the CPU, in step on all workers.
         distributed: the workers that share the trial.
+
+    Attributes:
+        drawn: how many examples draws have given so far, over all workers.
     """
+
+    drawn: int = 0
 
     def __init__(self, capacity: int, generator: torch.Generator, distributed: Distributed) -> None:
         if capacity < 1:
@@ -71,11 +76,24 @@ class Memory(ABC):
         All of them, in random order, where fewer are kept; none that is held out. With several
         workers, this worker's part of the draw (possibly empty).
         """
-        occupied = self._drawable() if self.held else self._occupied()
+        return self._draw(self._drawable() if self.held else self._occupied(), n)
+
+    def _draw(self, occupied: Tensor | None, n: int) -> Batch:
+        """Draw from these slots; None: from the first ``len(self)``."""
         count = len(self) if occupied is None else len(occupied)
         index = torch.randperm(count, generator=self.generator)[:n]
+        self.drawn += len(index)
         index = index[self.distributed.slice(len(index))]
         slots = (index if occupied is None else occupied[index]).to(self.images.device)
+        return self.images[slots], self.labels[slots], self.tasks[slots]
+
+    def spread(self, n: int) -> Batch:
+        """Images, labels and task indices of at most ``n`` examples, evenly spread over those that
+        may be drawn; the same on all workers. Nothing random, and not counted as drawn."""
+        occupied = self._drawable()
+        if len(occupied) > n:
+            occupied = occupied[torch.arange(n) * len(occupied) // n]
+        slots = occupied.to(self.images.device)
         return self.images[slots], self.labels[slots], self.tasks[slots]
 
     def hold_out(self, share: float, seed: int) -> Batch:
@@ -117,8 +135,10 @@ class Memory(ABC):
         self.held = frozenset()
 
     def _drawable(self) -> Tensor:
-        occupied = self._slots()
-        return occupied[~torch.isin(occupied, torch.tensor(sorted(self.held)))]
+        return self._unheld(self._slots())
+
+    def _unheld(self, slots: Tensor) -> Tensor:
+        return slots[~torch.isin(slots, torch.tensor(sorted(self.held)))] if self.held else slots
 
     def _slots(self) -> Tensor:
         occupied = self._occupied()
@@ -209,6 +229,64 @@ class ClassBalancedMemory(Memory):
 
     def _occupied(self) -> Tensor | None:
         return torch.cat(list(self.slots.values())) if self.slots else None
+
+
+class FirstTaskMemory(Memory):
+    """One part for the examples of the first task, another for those of all later ones.
+
+    Args:
+        capacity: of both, 2 or more.
+        share: of the capacity that the first task has, in (0, 1); each part has one slot at least.
+        kind: the memory that each part is.
+        generator: randomness on the CPU, in step on all workers.
+        distributed: the workers that share the trial.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        share: float,
+        kind: type[ReservoirMemory | ClassBalancedMemory],
+        generator: torch.Generator,
+        distributed: Distributed,
+    ) -> None:
+        if capacity < 2:
+            raise ValueError(f"a memory of {capacity} examples for two parts")
+        super().__init__(capacity, generator, distributed)
+        size = min(capacity - 1, max(1, int(share * capacity + 0.5)))
+        # They say which slots are used, and hold no examples themselves.
+        self.first = kind(size, generator, distributed)
+        self.later = kind(capacity - size, generator, distributed)
+        self.first_index: int | None = None
+        self.filling_first = True
+
+    def __len__(self) -> int:
+        """How many examples are kept."""
+        return len(self.first) + len(self.later)
+
+    def add(self, x: Tensor, y: Tensor, task_index: int) -> None:
+        """See ``Memory.add``; the task that comes first is the first task."""
+        if self.first_index is None:
+            self.first_index = task_index
+        self.filling_first = task_index == self.first_index
+        super().add(x, y, task_index)
+
+    def draw_first(self, n: int) -> Batch:
+        """Like ``draw``, of the first task's examples."""
+        return self._draw(self._unheld(self.first._slots()), n)
+
+    def draw_later(self, n: int) -> Batch:
+        """Like ``draw``, of the later tasks' examples."""
+        return self._draw(self._unheld(self.later._slots() + self.first.capacity), n)
+
+    def _place(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        if self.filling_first:
+            return self.first._place(y)
+        rows, slots = self.later._place(y)
+        return rows, slots + self.first.capacity
+
+    def _occupied(self) -> Tensor | None:
+        return torch.cat([self.first._slots(), self.later._slots() + self.first.capacity])
 
 
 def _reservoir(seen: int, n: int, capacity: int, generator: torch.Generator) -> Tensor:
