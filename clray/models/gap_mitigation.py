@@ -227,11 +227,11 @@ def _rank(config: MitigationConfig, setup: Setup) -> tuple[int | None, dict[str,
             return None, {"lora": "off (no layer of the model's encoder can be adapted)"}
         accepted = "off: no linear layer and no 1x1 convolution of the encoder learns"
         raise BadSpec("method.lora", config.lora, accepted)
-    widest = narrowest(layers)
+    most = narrowest(layers)
     if config.lora_rank is None:
-        return min(LARGEST_RANK, max(1, widest // 4)), {}
-    if config.lora_rank > widest:
-        raise Infeasible("method.lora_rank", config.lora_rank, f"1 to {widest}, for this encoder")
+        return min(LARGEST_RANK, max(1, most // 4)), {}
+    if config.lora_rank > most:
+        raise Infeasible("method.lora_rank", config.lora_rank, f"1 to {most}, for this encoder")
     return config.lora_rank, {}
 
 

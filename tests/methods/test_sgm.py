@@ -269,6 +269,17 @@ def test_where_tasks_share_their_classes_no_row_is_set_or_frozen(tasks: Any) -> 
         assert "old_accuracy_before_initialisation" not in facts
 
 
+@pytest.mark.parametrize("prefill", [False, True])
+def test_takes_over_in_the_middle_of_a_stream(prefill: bool) -> None:
+    """Nothing is remembered then, and no class is known to be old."""
+    learner, tasks = made("sgm", prefill=prefill, later_batch=2), stream()
+    facts = learn(learner, tasks[1])
+    assert facts is not None
+    assert "old_accuracy_before_initialisation" not in facts
+    assert learn(learner, tasks[2]) is not None
+    assert all(value.isfinite().all() for value in state(learner).values())
+
+
 def trial_of(prefill: bool) -> TrialSpec:
     """All parts on, on new classes."""
     method = {"name": "sgm", "lora": "on", "lora_rank": 4, "prefill": prefill, "later_batch": 5}
