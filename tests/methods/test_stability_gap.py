@@ -29,9 +29,8 @@ class Digits:
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(10, generator=generator)
         labels = torch.argsort(order)[torch.tensor(bunch.target)]
-        before, train, test = torch.randperm(len(labels), generator=generator).split(
-            [449, 899, 449]
-        )
+        mixed = torch.randperm(len(labels), generator=generator)
+        before, train, test = mixed[:449], mixed[449:1348], mixed[1348:]
         self.images, self.labels, self.test, self.seed = images, labels, test, seed
         self.pretrained = self._pretrain(before)
         self.tasks = []
