@@ -168,6 +168,9 @@ class Learner(ABC):
     hands_over: ClassVar[bool] = True
     """Whether another method can go on with the network, in the middle of a stream."""
 
+    learns_head_alone: ClassVar[bool] = True
+    """Whether it can learn a task with the model's head alone, its encoder kept still."""
+
     plain: ClassVar[bool] = False
     """Whether this is plain fine-tuning, without a care for old tasks."""
 

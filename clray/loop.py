@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -81,7 +82,7 @@ class Loop:
         self.num_tasks = spec.until or len(self.stream.tasks)
         self.records: list[Record] = []
         self.initial: list[float | None] = []
-        self.task = self.epoch = self.steps = 0
+        self.task = self.epoch = self.steps = self.drawn = 0
         self.losses: dict[str, list[float | None]] = {}
         self.reads: dict[str, set[int]] = {}
         self.held: Batch | None = None
@@ -159,13 +160,14 @@ class Loop:
     def _begin(self, task: Task) -> None:
         told = self.spec.change_at(task.index)
         if told is not None:
-            self.learner = change(self.learner, told)
+            before, self.learner = self.learner, change(self.learner, told)
+            self.drawn = self.drawn if self.learner is before else 0
         self.grader.set_rivals(self.learner, task.index)
         if self.spec.optimizer.reset:
             self.learner.optimizer.state.clear()
         if self.spec.graded == "memory" and task.index > 0:
             seed = derive_seed(self.spec.seed, "held out", task.name)
-            self.held = _memory(self.learner).hold_out(self.spec.held_out, seed)
+            self.held = self._held_in().hold_out(self.spec.held_out, seed)
         if task.index > 0 and apart.is_promised(self.spec):
             torch.manual_seed(derive_seed(self.spec.seed, "training", task.name))
             own = derive_seed(self.spec.seed, "learner", task.name)
@@ -180,7 +182,7 @@ class Loop:
             for position in sorted(set(self.held[2].tolist())):
                 self.guard.touch("memory", position)
                 row[position] = self.grader.accuracy_on(self.learner, self.held, position, index)
-            _memory(self.learner).give_back()
+            self._held_in().give_back()
             self.held = None
         return row
 
@@ -197,14 +199,15 @@ class Loop:
         batches = task.train.batches(
             learner.setup.batch_size, seed, self.epoch, rank=rank, world=world
         )
-        for x, y in islice(batches, left):
-            if self.interrupted():
-                raise Interrupted
-            for name, value in learner.observe(x, y, task).items():
-                totals[name] = totals[name] + value if name in totals else value
-            steps += 1
-            if self.tracer and self.tracer.due(self.steps + steps):
-                self._trace(task, self.steps + steps, within="train")
+        with self._head_alone(task):
+            for x, y in islice(batches, left):
+                if self.interrupted():
+                    raise Interrupted
+                for name, value in learner.observe(x, y, task).items():
+                    totals[name] = totals[name] + value if name in totals else value
+                steps += 1
+                if self.tracer and self.tracer.due(self.steps + steps):
+                    self._trace(task, self.steps + steps, within="train")
         self.steps += steps
         self.seconds["steps"] += steps
         if not totals:
@@ -215,6 +218,21 @@ class Loop:
             finite = math.isfinite(mean)
             self.losses.setdefault(name, []).append(mean if finite else None)
         return all(losses[-1] is not None for losses in self.losses.values())
+
+    @contextmanager
+    def _head_alone(self, task: Task) -> Iterator[None]:
+        """Keep the encoder still, where the task is to teach the head alone."""
+        if task.index > 0 or self.spec.protocol.first_learns == "all":
+            yield
+            return
+        encoder = self.learner.setup.model.get_submodule("encoder")
+        encoder.eval()
+        learned = [p for p in encoder.parameters() if p.requires_grad]
+        for parameter in learned:
+            parameter.requires_grad_(False)
+        yield
+        for parameter in learned:
+            parameter.requires_grad_(True)
 
     def _trace(self, task: Task, update: int, within: str | None = None) -> None:
         """Grade the learner in the midst of a task, if that is asked for; the time is not that of
@@ -239,6 +257,7 @@ class Loop:
             "losses": self.losses,
             "steps": self.steps,
             "examples_seen": learned.examples_seen,
+            **self._replayed(),
             "footprint": self.learner.footprint(),
             "reads": self.guard.taken(),
         }
@@ -258,6 +277,20 @@ class Loop:
         self.seconds["tasks"].append(self.seconds["train"] - math.fsum(self.seconds["tasks"]))
         return record
 
+    def _replayed(self) -> dict[str, int]:
+        """How many examples were drawn from the learner's memory since this was last asked."""
+        memory = _memory(self.learner)
+        if memory is None:
+            return {}
+        count = memory.drawn - self.drawn
+        self.drawn = memory.drawn
+        return {"replayed": count}
+
+    def _held_in(self) -> Memory:
+        memory = _memory(self.learner)
+        assert memory is not None  # what is graded on one is refused without
+        return memory
+
     def _metrics(self) -> dict[str, float | None]:
         done = [r for r in self.records if r["accuracy"] is not None]
         if not done:
@@ -271,7 +304,8 @@ class Loop:
         if self.tracer is not None:
             measured |= trace_metrics(traces_of(done))
         steps, examples = (sum(r[name] for r in done) for name in ("steps", "examples_seen"))
-        return {**measured, **costs([r["footprint"] for r in done], steps, examples)}
+        replayed = sum(r.get("replayed", 0) for r in done)
+        return {**measured, **costs([r["footprint"] for r in done], steps, examples, replayed)}
 
     def _diverge(self) -> Outcome:
         name = self.stream.tasks[self.task].name
@@ -331,14 +365,15 @@ _CARRIED = (
     "reads",
     "held",
     "points",
+    "drawn",
     "seconds",
 )
 
 
-def _memory(learner: Learner) -> Memory:
-    """The learner's memory of old examples."""
-    memory: Memory = next(value for value in vars(learner).values() if isinstance(value, Memory))
-    return memory
+def _memory(learner: Learner) -> Memory | None:
+    """The learner's memory of old examples, if it has one."""
+    found = (value for value in vars(learner).values() if isinstance(value, Memory))
+    return next(found, None)
 
 
 class _Stopwatch:

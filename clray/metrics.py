@@ -92,7 +92,7 @@ def order_disparity(accuracies: Mapping[str, Sequence[float]]) -> tuple[float, f
 
 
 def costs(
-    footprints: Sequence[Mapping[str, float]], steps: int, examples_seen: int
+    footprints: Sequence[Mapping[str, float]], steps: int, examples_seen: int, replayed: int = 0
 ) -> dict[str, float]:
     """What a trial took, so far.
 
@@ -100,10 +100,11 @@ def costs(
         footprints: after each task, see ``clray.learner.Learner.footprint``.
         steps: optimizer steps in all.
         examples_seen: training examples passed over in all, repeats counted.
+        replayed: examples drawn from a memory in all, repeats counted.
 
     Returns:
         ``growth`` (parameters now over those after the first task, less 1), ``parameters``,
-        ``bytes``, ``steps`` and ``examples_seen``.
+        ``bytes``, ``steps``, ``examples_seen``, and ``examples_processed``: these and the replayed.
     """
     first, now = footprints[0], footprints[-1]
     return {
@@ -112,6 +113,7 @@ def costs(
         "bytes": now["bytes"],
         "steps": steps,
         "examples_seen": examples_seen,
+        "examples_processed": examples_seen + replayed,
     }
 
 

@@ -28,6 +28,7 @@ DIRECTIONS: dict[str, Direction] = {
     "bytes": "minimize",
     "steps": "minimize",
     "examples_seen": "minimize",
+    "examples_processed": "minimize",
     "continual_minimum_accuracy": "maximize",
     "continual_worst_case_accuracy": "maximize",
     "windowed_forgetting": "minimize",

@@ -140,6 +140,9 @@ def complete(spec: TrialSpec) -> TrialSpec:
         raise BadSpec(where, benchmark.scenario, learner.scenarios)
     for name in (spec.method.name, *(change.method.name for change in spec.changes)):
         _check_encoder(spec.model, configs["model"], name)
+    if spec.protocol.first_learns == "head" and not learner.learns_head_alone:
+        where = f"protocol.first_learns, for method {spec.method.name}"
+        raise BadSpec(where, "head", "all: this method cannot keep the encoder still")
     if learner.uses_memory and spec.protocol.memory == 0:
         where = f"protocol.memory, for method {spec.method.name}"
         raise BadSpec(where, 0, "1 or more: this method replays examples")

@@ -32,8 +32,9 @@ Split = Literal["validation", "test"]
 
 KEY_FORMAT = 2
 """Part of every trial's key: raise it when the meaning of a spec changes."""
-LATER = ("updates", "first_updates", "evaluation")
-"""Fields that are no part of the key while they are none: trials stored before them keep theirs."""
+LATER = {"updates": None, "first_updates": None, "first_learns": "all", "evaluation": None}
+"""Fields that are no part of the key while they are as here: trials stored before them keep
+theirs."""
 PIN = "#sha256="
 """Stands between an address and the hash of what lies there: a trial's key knows the hash alone."""
 
@@ -108,6 +109,9 @@ class Protocol(Spec):
     none: epochs."""
     first_updates: Annotated[int | None, PLASTICITY] = Field(None, ge=0)
     """Steps on the first task; 0: the model knows it already; none: as on the others."""
+    first_learns: Literal["all", "head"] = "all"
+    """What the first task teaches: the whole network, or the head alone, so that an encoder that
+    was pre-trained is still as it was when the second task comes."""
     batch_size: Annotated[int, PLASTICITY] = Field(64, ge=1)
     """Examples per step, over all workers."""
     memory: int = Field(0, ge=0)
@@ -217,8 +221,8 @@ class TrialSpec(Spec):
         """
         written = _by_content(self.model_dump(mode="json"))
         for part in (written["protocol"], *written["changes"]):
-            for name in LATER:
-                if part.get(name) is None:
+            for name, usual in LATER.items():
+                if part.get(name) == usual:
                     part.pop(name, None)
         text = json.dumps(
             {"format": KEY_FORMAT, **written},

@@ -290,7 +290,7 @@ def measure(metric: str, value: float | None) -> str:
     """A measure's value for a person: accuracies as fractions, the rest as counts and sizes."""
     if metric == "bytes":
         return size(value)
-    if metric in ("parameters", "steps", "examples_seen"):
+    if metric in ("parameters", "steps", "examples_seen", "examples_processed"):
         return count(value)
     return fraction(value)
 

@@ -59,6 +59,16 @@ _COSTS: dict[str, str] = {
     "bytes": "Bytes kept at the end: parameters, memory, and all else that a method keeps",
     "steps": "Optimizer steps in all",
     "examples_seen": "Training examples passed over in all, repeats counted",
+    "examples_processed": "The same and those replayed from a memory",
+}
+_CONTINUAL: dict[str, str] = {
+    "continual_minimum_accuracy": "Mean over old tasks of the lowest accuracy after any update",
+    "continual_worst_case_accuracy": "The same, with the last task's accuracy as it is now",
+    "windowed_forgetting": "Largest fall of a task's accuracy within ten updates, mean over tasks",
+    "windowed_plasticity": "Largest rise of a task's accuracy within ten updates, mean over tasks",
+    "learning_curve_area": "Mean accuracy on a new task over its first thirty updates",
+    "depth": "How far old accuracy falls, at its lowest, below what a task found",
+    "depth_after_initialisation": "The same, below what the method's initialisation left of it",
 }
 
 
@@ -186,7 +196,7 @@ def _sampler(name: str) -> Listed:
 
 def _measure(name: str) -> Listed:
     better = "higher" if DIRECTIONS[name] == "maximize" else "lower"
-    meaning = _COSTS.get(name) or _first_paragraph(getattr(metrics, name))
+    meaning = _COSTS.get(name) or _CONTINUAL.get(name) or _first_paragraph(getattr(metrics, name))
     summary = f"{meaning.rstrip('.')}; {better} is better."
     plain = {"name": name, "summary": summary, "direction": DIRECTIONS[name]}
     return Listed(name, summary, plain)

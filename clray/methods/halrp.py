@@ -60,6 +60,7 @@ class HALRP(Learner):
     config: Config
     scenarios: ClassVar[frozenset[str]] = frozenset({"task-incremental"})
     hands_over: ClassVar[bool] = False
+    learns_head_alone: ClassVar[bool] = False
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)

@@ -74,7 +74,8 @@ class Si(Learner):
 
     def observe(self, x: Tensor, y: Tensor, task: Task) -> dict[str, Tensor]:
         """One step on uint8 [B, C, H, W] and int64 [B]; returns the loss and its penalty."""
-        weights = list(self._weights().values())
+        known = self._weights()
+        weights = list(known.values())
         loss = self.cross_entropy(self.forward_augmented(x), y)
         gradients = self._gradients(loss, weights)
         before = [p.detach().clone() for p in weights]  # a step writes into the weights themselves
@@ -91,7 +92,8 @@ class Si(Learner):
         self.step(linear)
         with torch.no_grad():
             moved = torch._foreach_sub(weights, before)
-            torch._foreach_addcmul_(list(self.path.values()), gradients, moved, value=-1)
+            path = [self.path[name] for name in known]
+            torch._foreach_addcmul_(path, gradients, moved, value=-1)
         return out
 
     def end_task(self, task: Task) -> None:

@@ -58,6 +58,7 @@ class LinearisedLearner(Learner):
     """
 
     hands_over: ClassVar[bool] = False
+    learns_head_alone: ClassVar[bool] = False
     config: LinearisedConfig
     accumulate: Accumulate = "factors"
 

@@ -52,6 +52,7 @@ class SupermaskLearner(Learner):
     config: SupermaskConfig
     scenarios: ClassVar[frozenset[str]] = frozenset({"task-incremental"})
     hands_over: ClassVar[bool] = False
+    learns_head_alone: ClassVar[bool] = False
     exclusive: ClassVar[bool] = True
     """Whether only weights that no mask before has claimed are trained."""
 

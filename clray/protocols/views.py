@@ -36,7 +36,7 @@ GRADED: dict[str, Graded] = {"validation": "seen", "current": "current", "memory
 """How trials are graded, by what a dynamic protocol looks at."""
 
 
-COSTS = ("growth", "parameters", "bytes", "steps", "examples_seen")
+COSTS = ("growth", "parameters", "bytes", "steps", "examples_seen", "examples_processed")
 """Measures that need no accuracy of old tasks."""
 
 

@@ -13,7 +13,7 @@ from clray.report.significance import letters
 from clray.report.stored import Board, Row
 from clray.report.view import View
 
-LARGE = ("parameters", "bytes", "steps", "examples_seen")
+LARGE = ("parameters", "bytes", "steps", "examples_seen", "examples_processed")
 """Measures that are written as counts."""
 
 

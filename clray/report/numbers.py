@@ -11,7 +11,7 @@ NONE = "-"
 HARD = "\u00a0"
 """A space at which no line ends."""
 
-COUNTED = ("parameters", "steps", "examples_seen")
+COUNTED = ("parameters", "steps", "examples_seen", "examples_processed")
 """Measures that are numbers of something."""
 
 

@@ -28,7 +28,7 @@ METRICS = (
 )
 """Metrics in the order in which they are shown; others follow."""
 
-COSTS = ("growth", "parameters", "bytes", "steps", "examples_seen")
+COSTS = ("growth", "parameters", "bytes", "steps", "examples_seen", "examples_processed")
 """Measures that stand apart, among what the trial cost."""
 
 WARNING = "warning"

@@ -18,9 +18,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from clray import apart, loop, registry, trial
+from clray import apart, assembly, loop, registry, trial
+from clray.errors import BadSpec
 from clray.learner import Learner
-from clray.spec import STABILITY, Component, Storing, Tag, TrialSpec
+from clray.spec import STABILITY, Component, Resources, Storing, Tag, TrialSpec
 from clray.store import Folder
 from clray.task import Task
 
@@ -36,6 +37,7 @@ PROMISING = [
     if registry.find("method", method).learner.independent_after_first(config)
 ]
 EPOCHS, TASKS = 2, 3
+CPU = torch.device("cpu")
 MEMORY = 30
 
 
@@ -136,6 +138,31 @@ def test_learns_the_same_while_it_is_graded_after_every_update(method: str, tmp_
         same = {name: value for name, value in one.items() if name not in parts}
         assert same == {name: value for name, value in other.items() if name not in parts}
         assert one["metrics"].items() <= other["metrics"].items()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_keeps_the_encoder_still_where_the_first_task_teaches_the_head_alone(
+    method: str, tmp_path: Path
+) -> None:
+    protocol = {**tiny(method).protocol.model_dump(), "first_learns": "head"}
+    if not registry.find("method", method).learner.learns_head_alone:
+        with pytest.raises(BadSpec, match="first_learns"):
+            tiny(method, protocol=protocol)
+        return
+    one = tiny(method, protocol=protocol, until=1)
+    first = assembly.build_learner(one, assembly.build_stream(one, CPU, Resources()), CPU)
+    trial.run(one, Folder(str(tmp_path / "trial")), storing=Storing(model=True))
+    learned = load_file(tmp_path / "trial" / "model.safetensors")
+    began = first.setup.model.state_dict()
+    assert learned.keys() >= began.keys()
+    same = {name: torch.equal(value, learned[name]) for name, value in began.items()}
+    assert all(same[name] for name in began if name.startswith("encoder."))
+    # And goes on with all of it.
+    both = tiny(method, protocol=protocol, until=2)
+    trial.run(both, Folder(str(tmp_path / "both")), storing=Storing(model=True))
+    now = load_file(tmp_path / "both" / "model.safetensors")
+    still = all(torch.equal(value, now[n]) for n, value in began.items() if n.startswith("enc"))
+    assert still == registry.find("method", method).learner.frozen_encoder
 
 
 class Cut(BaseException):

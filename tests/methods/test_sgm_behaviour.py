@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 SEEDS = range(8, 16)
 UPDATES = 100
-SMALL, ALL = 50, 1_100
+SMALL, ALL = 40, 1_100
 """Examples in the memory: five of each class at the end, or every one."""
 
 OFF = {"class_means": False, "soft_targets": "none", "lora": "off", "freeze_old": "none"}

@@ -122,7 +122,13 @@ def _encodings(one: Objective, two: Objective) -> tuple[alt.X, alt.Y]:
 
 
 def _axis(objective: Objective) -> alt.Axis:
-    large = objective.metric in ("parameters", "bytes", "steps", "examples_seen")
+    large = objective.metric in (
+        "parameters",
+        "bytes",
+        "steps",
+        "examples_seen",
+        "examples_processed",
+    )
     return alt.Axis(format="~s" if large else "~g", grid=True, tickCount=6)
 
 
