@@ -14,6 +14,16 @@ from clray.spec import Spec
 Direction = Literal["maximize", "minimize"]
 Measures = Mapping[str, float | None]
 
+CONTINUAL: dict[str, Direction] = {
+    "continual_minimum_accuracy": "maximize",
+    "continual_worst_case_accuracy": "maximize",
+    "windowed_forgetting": "minimize",
+    "windowed_plasticity": "maximize",
+    "learning_curve_area": "maximize",
+    "depth": "minimize",
+    "depth_after_initialisation": "minimize",
+}
+"""What continual evaluation measures (``clray.traces``), and which way is better."""
 DIRECTIONS: dict[str, Direction] = {
     "average_accuracy": "maximize",
     "average_incremental_accuracy": "maximize",
@@ -29,17 +39,9 @@ DIRECTIONS: dict[str, Direction] = {
     "steps": "minimize",
     "examples_seen": "minimize",
     "examples_processed": "minimize",
-    "continual_minimum_accuracy": "maximize",
-    "continual_worst_case_accuracy": "maximize",
-    "windowed_forgetting": "minimize",
-    "windowed_plasticity": "maximize",
-    "learning_curve_area": "maximize",
-    "depth": "minimize",
-    "depth_after_initialisation": "minimize",
+    **CONTINUAL,
 }
 """Every measure of a trial (``clray.metrics``, ``clray.traces``), and which way is better."""
-CONTINUAL = tuple(DIRECTIONS)[-7:]
-"""Those that continual evaluation measures."""
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _CONSTRAINT = re.compile(rf"^\s*([a-z_]+)\s*(<=|>=)\s*({_NUMBER})\s*$")

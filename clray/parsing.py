@@ -232,15 +232,19 @@ def _marks(annotation: Any) -> list[Tag]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a mapping that names a key twice, where YAML would keep the last."""
+    """Refuses a mapping that names a key twice, where YAML would keep the last. What is merged from
+    another mapping (``<<``) gives way to what stands beside it."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        assert node is not None
         seen = set()
-        for key_node, _ in node.value:
-            key = str(self.construct_object(key_node, deep=True))
-            if key in seen:
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice", key_node.start_mark
+                    None, None, f"key {key.value!r} stands twice", key.start_mark
                 )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+            seen.add(key.value)
+        return node

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from clray import metrics
-from clray.objective import DIRECTIONS
+from clray import metrics, traces
+from clray.objective import CONTINUAL, DIRECTIONS
 
 R = [
     [0.9, 0.2, 0.3],
@@ -83,18 +83,20 @@ def test_imports_neither_torch_nor_ray() -> None:
 
 def test_costs_are_those_of_the_whole_trial() -> None:
     footprints = [{"parameters": 100, "bytes": 400}, {"parameters": 125, "bytes": 500}]
-    assert metrics.costs(footprints, steps=7, examples_seen=30) == {
+    assert metrics.costs(footprints, steps=7, examples_seen=30, replayed=12) == {
         "growth": 0.25,
         "parameters": 125,
         "bytes": 500,
         "steps": 7,
         "examples_seen": 30,
+        "examples_processed": 42,
     }
 
 
 def test_every_measure_has_a_direction() -> None:
     costs = metrics.costs([{"parameters": 1, "bytes": 1}], 1, 1)
-    assert set(DIRECTIONS) == set(metrics.all_metrics(R)) | set(costs)
+    assert set(DIRECTIONS) == set(metrics.all_metrics(R)) | set(costs) | set(CONTINUAL)
+    assert set(CONTINUAL) <= set(traces.trace_metrics([]))
 
 
 def test_order_disparity_by_hand() -> None:

@@ -143,6 +143,16 @@ def test_bad_yaml(tmp_path: Path, content: bytes, message: str) -> None:
         read_yaml(tmp_path / "missing.yaml")
 
 
+def test_a_mapping_may_take_over_another(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: &b {<<: *a, y: 3}\nc: {<<: [*b, *a], z: 4}")
+    read = read_yaml(path)
+    assert (read["b"], read["c"]) == ({"x": 1, "y": 3}, {"x": 1, "y": 3, "z": 4})
+    path.write_text("a: &a {x: 1}\nb: {<<: *a, y: 3, y: 4}")
+    with pytest.raises(BadSpec, match="key 'y' stands twice"):
+        read_yaml(path)
+
+
 def test_derived_seeds_are_independent_and_fixed() -> None:
     assert derive_seed(0, "a") == derive_seed(0, "a")
     assert len({derive_seed(s, n) for s in range(5) for n in ("a", "b", ("a", "b"))}) == 15

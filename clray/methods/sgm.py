@@ -19,8 +19,9 @@ Where it hurts:
 
 - A network that was not pre-trained: frozen hidden layers cannot make new features. With ``lora:
   auto`` it has no adapters then.
-- Features behind a ReLU without a layer normalisation: class means drown old classes at once. That
-  is measured on the memory, and the record's facts warn of it; ``class_means: false`` then.
+- Features that do not lie around zero, as behind a ReLU: class means drown old classes at once,
+  even behind a layer normalisation if that did not learn with the encoder. It is measured on the
+  memory, and the record's facts warn of it; ``new_rows: least-squares`` then, which is ours.
 - A memory that holds nearly all: the dip is smaller, final accuracy slightly below rehearsal's.
 - Networks of few linear layers or 1x1 convolutions: the rest is frozen with adapters.
 
@@ -55,7 +56,7 @@ from pydantic import Field
 
 from clray.errors import BadSpec
 from clray.memory import Batch, FirstTaskMemory, Memory
-from clray.models.gap_mitigation_config import Freeze, Lora
+from clray.models.gap_mitigation_config import Freeze, Lora, NewRows
 from clray.models.learning_schedule import Schedule
 from clray.models.rehearsal import KINDS, Rehearsal, RehearsalConfig
 from clray.spec import PLASTICITY
@@ -64,9 +65,10 @@ from clray.spec import PLASTICITY
 class Config(RehearsalConfig):
     """Knobs of SGM."""
 
-    class_means: bool = True
-    """Whether output rows of new classes begin at their mean unit features. For features that lie
-    around zero, as behind a layer normalisation, and not behind a ReLU."""
+    new_rows: NewRows = "class-means"
+    """Where output rows of new classes begin: as they are; at the mean unit feature of their class,
+    for features that lie around zero; or where they tell their classes best by least squares, for
+    others, such as those behind a ReLU."""
     soft_targets: Literal["none", "old", "new", "both"] = "both"
     """The classes whose labels are softened by what the network itself answers."""
     lora: Lora = "auto"

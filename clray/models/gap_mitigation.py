@@ -25,6 +25,7 @@ from clray.models.class_mean_rows import begin_at_class_means, evaluating
 from clray.models.frozen_rows import FrozenRows, RowsWithoutGradient
 from clray.models.gap_mitigation_config import MitigationConfig
 from clray.models.learning_schedule import LearningSchedule
+from clray.models.least_squares_rows import begin_at_least_squares
 from clray.models.low_rank_adapters import Adapted, adaptable, narrowest
 from clray.models.soft_targets import SoftTargets, soft_cross_entropy
 from clray.task import Task
@@ -53,7 +54,7 @@ class Mitigation:
 
     def __init__(self, config: MitigationConfig, setup: Setup, memory: Memory) -> None:
         self.memory = memory
-        self.class_means, self.new_bias = config.class_means, config.new_bias
+        self.new_rows, self.new_bias = config.new_rows, config.new_bias
         self.soft_targets, self.prefill = config.soft_targets, config.prefill
         self.freeze_old, self.alpha = config.freeze_old, config.lora_alpha
         self.schedule, self.layer_decay = config.schedule, config.layer_decay
@@ -77,7 +78,7 @@ class Mitigation:
         old = sorted(self.seen - set(task.classes))
         self.old.zero_()
         self.old[old] = True
-        if self.class_means:
+        if self.new_rows != "random":
             self._set_rows(learner, task)
         changed = self._adapt(learner)
         if old and self.freeze_old != "none":
@@ -149,7 +150,11 @@ class Mitigation:
         if not new:
             return
         before = self._old_accuracy(learner, new)
-        begin_at_class_means(learner, task, new, sorted(self.seen), self.new_bias)
+        x, y = self._others(new)
+        if self.new_rows == "class-means" or len(y) == 0:
+            begin_at_class_means(learner, task, new, sorted(self.seen), self.new_bias)
+        else:
+            begin_at_least_squares(learner, task, new, x, y)
         after = self._old_accuracy(learner, new)
         if before is None or after is None:
             return
@@ -157,9 +162,9 @@ class Mitigation:
         self.facts["old_accuracy_after_initialisation"] = after
         if before - after > ALARMING:
             self.warnings.append(
-                "class-mean initialisation took the accuracy on remembered examples from "
-                f"{before:.2f} to {after:.2f}: set method.class_means=false, or put a layer "
-                "normalisation before the head"
+                f"new rows ({self.new_rows}) took the accuracy on remembered examples from "
+                f"{before:.2f} to {after:.2f}: set method.new_rows=least-squares or random, or "
+                "put a layer normalisation before the head"
             )
 
     def _adapt(self, learner: Learner) -> bool:
@@ -184,15 +189,20 @@ class Mitigation:
     @torch.no_grad()
     def _old_accuracy(self, learner: Learner, new: list[int]) -> float | None:
         """Accuracy on remembered examples of other classes than the new ones, evenly spread."""
-        x, y, _ = self.memory.spread(MEASURED)
-        others = ~torch.isin(y, torch.tensor(new, device=y.device))
-        x, y = x[others], y[others]
+        x, y = self._others(new)
         if len(y) == 0:
             return None
         with evaluating(learner.model):
             logits = torch.cat([learner.forward(part) for part in torch.split(x, BATCH)])
         answers = logits.masked_fill(~learner.rivals[y], -torch.inf).argmax(1)
         return float((answers == y).double().mean())
+
+    def _others(self, new: list[int]) -> tuple[Tensor, Tensor]:
+        """Remembered examples of other classes than the new ones, evenly spread, and their
+        labels."""
+        x, y, _ = self.memory.spread(MEASURED)
+        others = ~torch.isin(y, torch.tensor(new, device=y.device))
+        return x[others], y[others]
 
     @torch.no_grad()
     def _fill(self, learner: Learner, soft: SoftTargets) -> None:

@@ -13,17 +13,19 @@ from clray.spec import PLASTICITY
 
 Lora = Literal["auto", "on", "off"]
 Freeze = Literal["exact", "gradient", "none"]
+NewRows = Literal["random", "class-means", "least-squares"]
 
 
 class MitigationConfig(MethodConfig):
     """What is done against the stability gap, from the second task on; ``clray.models.``
     ``gap_mitigation`` does it."""
 
-    class_means: bool = False
-    """Whether output rows of new classes begin at their mean unit features. For features that lie
-    around zero, as behind a layer normalisation, and not behind a ReLU."""
+    new_rows: NewRows = "random"
+    """Where output rows of new classes begin: as they are; at the mean unit feature of their class,
+    for features that lie around zero; or where they tell their classes best by least squares, for
+    others, such as those behind a ReLU."""
     new_bias: NewBias = "mean"
-    """With class_means, the biases of new classes: the mean of the old classes', or kept as they
+    """With class-means, the biases of new classes: the mean of the old classes', or kept as they
     are."""
     soft_targets: Literal["none", "old", "new", "both"] = "none"
     """The classes whose labels are softened by what the network itself answers."""

@@ -40,7 +40,7 @@ from tests.methods.rehearsed import (
 )
 
 NOTHING: dict[str, Any] = {
-    "class_means": False,
+    "new_rows": "random",
     "soft_targets": "none",
     "lora": "off",
     "freeze_old": "none",
@@ -68,7 +68,7 @@ def test_the_first_task_is_learned_as_by_rehearsal() -> None:
 
 def test_rehearsal_may_have_each_part() -> None:
     whole: dict[str, Any] = {
-        "class_means": True,
+        "new_rows": "class-means",
         "soft_targets": "both",
         "lora": "auto",
         "freeze_old": "exact",
@@ -117,7 +117,7 @@ def test_adapters_and_new_rows_alone_learn() -> None:
 
 
 def test_old_rows_shrink_where_only_their_gradient_is_zero() -> None:
-    learner = made("sgm", freeze_old="gradient", class_means=False, schedule="constant", peak=1.0)
+    learner = made("sgm", freeze_old="gradient", new_rows="random", schedule="constant", peak=1.0)
     first, second, _ = stream()
     learn(learner, first)
     before = state(learner)
@@ -214,7 +214,7 @@ def counting(loss: Any, seen: list[Counter[int]]) -> Any:
 
 @pytest.mark.parametrize(("make", "warned"), [(rectified, True), (normalised, False)])
 def test_class_means_that_drown_old_classes_are_told_of(make: Any, warned: bool) -> None:
-    learner = made("er", make(), class_means=True, setting={"updates": 20})
+    learner = made("er", make(), new_rows="class-means", setting={"updates": 20})
     tasks = stream()
     learn(learner, tasks[0])
     torch.manual_seed(1)
@@ -227,7 +227,7 @@ def test_class_means_that_drown_old_classes_are_told_of(make: Any, warned: bool)
     drop = facts["old_accuracy_before_initialisation"] - facts["old_accuracy_after_initialisation"]
     assert (drop > 0.05) == warned == ("warning" in facts)
     if warned:
-        assert "method.class_means=false" in facts["warning"]
+        assert "method.new_rows=least-squares" in facts["warning"]
         assert "layer normalisation" in facts["warning"]
 
 
@@ -297,8 +297,9 @@ def trial_of(prefill: bool) -> TrialSpec:
 
 
 def test_two_workers_learn_what_one_does(tmp_path: Path) -> None:
-    command = [sys.executable, __file__, str(tmp_path)]
-    workers = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
+    command = [sys.executable, "-m", "tests.methods.test_sgm", str(tmp_path)]
+    root = Path(__file__).parents[2]
+    workers = [subprocess.Popen([*command, str(rank)], cwd=root) for rank in range(2)]
     assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
     for prefill in (True, False):
         alone, theirs = tmp_path / f"alone-{prefill}", tmp_path / f"two-{prefill}"
