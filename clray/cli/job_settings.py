@@ -31,8 +31,10 @@ def settings(job: JobSpec) -> RenderableType:
         table.add_row(f"benchmark {label}", text)
     if any(one.name == "stored" for one in _benchmarks(job)):
         table.add_row("reading", _reading(job))
-    table.add_row("model", component_text(job.model))
-    table.add_row("protocol", _listed(job.protocol.model_dump(exclude={"selection"})))
+    if any(arena.model is None for arena in job.benchmarks.values()) or not job.benchmarks:
+        table.add_row("model", component_text(job.model))
+    replaced = {"epochs"} if job.protocol.updates is not None else set()
+    table.add_row("protocol", _listed(job.protocol.model_dump(exclude={"selection", *replaced})))
     for selection in job.protocol.selection:
         table.add_row("selection", _selection(selection))
     table.add_row("optimizer", _listed(job.optimizer.model_dump(exclude_none=True)))

@@ -131,6 +131,9 @@ def _facts(trial: Trial) -> list[RenderableType]:
     if not names:
         return [*warnings, Text()] if warnings else []
     table = ruled_table("task", *map(words, names))
+    for column in table.columns[1:]:
+        column.no_wrap = False
+    table.columns[0].no_wrap = True
     for place in evenly(len(told), SHOWN):
         cells = [_fact(told[place].facts.get(name)) for name in names]
         table.add_row(str(told[place].task + 1), *cells)
