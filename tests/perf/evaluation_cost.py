@@ -1,11 +1,12 @@
 """What continual evaluation costs: its time over that of training, and whether training is slower.
 
-    python -m tests.perf.evaluation_cost [JOB] [ENTRY] [--subset N] [--rounds N]
+    python -m tests.perf.evaluation_cost [JOB] [ENTRY] [KEY=VALUE]... [--subset N] [--rounds N]
 
 Takes the benchmark, the network, the protocol and one method of a job (by default SGM on
-split-digits), as a trial on test examples, with a point after each of a task's first 30 updates and
-after every tenth, and without any, in turns: medians of times, and of ratios in one round. The aim
-is a quarter of the training time at most, on cached features.
+split-digits), with changes as for ``clray sweep``, as a trial on test examples, with a point after
+each of a task's first 30 updates and after every tenth, and without any, in turns: medians of
+times, and of ratios in one round. The aim is a quarter of the training time at most, on cached
+features.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from clray import files, protocols, registry, trial
+from clray import protocols, registry, trial
+from clray.cli.sweep import load
 from clray.outcome import Outcome
 from clray.spec import Evaluation, TrialSpec
 from clray.store import Folder
 
 
-def spec_of(job: str, label: str) -> TrialSpec:
+def spec_of(job: str, label: str, changes: list[str]) -> TrialSpec:
     """The trial of an entry of a job with the knobs that its file fixes."""
-    planned = protocols.plan(files.load_job(job))
+    planned = protocols.plan(load(job, changes))
     entry = planned.methods[label]
     assert entry.method is not None
     assert planned.benchmark is not None
@@ -52,11 +54,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("job", nargs="?", default="split-digits.sgm")
     parser.add_argument("entry", nargs="?", default="sgm")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--subset", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    spec = spec_of(asked.job, asked.entry)
+    spec = spec_of(asked.job, asked.entry, asked.changes)
     evaluation = Evaluation(every=10, first=30, subset=asked.subset)
     times: dict[str, list[float]] = {"with": [], "without": [], "evaluation": []}
     points = graded = 0
