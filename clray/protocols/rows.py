@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -188,10 +189,17 @@ def _spread(
 
 
 def _warnings(runs: Sequence[FinalRun]) -> list[str]:
-    """What the method says against itself where it learned a task: the facts named so."""
-    facts = (record.get("facts") or {} for run in runs for record in run.outcome.records)
-    told = (fact.get("warning") for fact in facts)
-    return list(dict.fromkeys(warning for warning in told if isinstance(warning, str) and warning))
+    """What the method says against itself where it learned a task: the facts named so; the first of
+    those that differ in their numbers alone."""
+    alike: dict[str, list[str]] = {}
+    for record in (record for run in runs for record in run.outcome.records):
+        warning = (record.get("facts") or {}).get("warning")
+        if isinstance(warning, str) and warning:
+            alike.setdefault(re.sub(r"[\d.]+", "", warning), []).append(warning)
+    return [
+        some[0] + (f" (the first of {len(some)} alike)" if len(some) > 1 else "")
+        for some in alike.values()
+    ]
 
 
 def _by_task(runs: Sequence[FinalRun]) -> dict[str, list[float]]:

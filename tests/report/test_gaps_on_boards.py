@@ -124,7 +124,11 @@ def test_a_run_of_joint_training_that_is_missing(board: Board) -> None:
 
 def test_what_a_method_warns_of_is_told_once(board: Board) -> None:
     runs = [outcome(None) for _ in range(4)]
-    for run in runs[1:]:
-        run.records[1]["facts"] = {"warning": "old accuracy fell by 0.2", "rank": 4}
+    for fall, run in zip((2, 3, 2), runs[1:], strict=True):
+        run.records[1]["facts"] = {"warning": f"old accuracy fell by 0.{fall}", "rank": 4}
+    runs[0].records[0]["facts"] = {"warning": "the head was lost"}
     found = told(board, {"er": runs})
-    assert found["rows"]["er"]["warnings"] == ["old accuracy fell by 0.2"]
+    assert found["rows"]["er"]["warnings"] == [
+        "the head was lost",
+        "old accuracy fell by 0.2 (the first of 3 alike)",
+    ]
