@@ -27,7 +27,7 @@ def costs(view: View) -> list[Figure]:
         ("parameters", "~s", lambda run: [f.get("parameters") for f in run.footprints]),
         ("bytes kept", "~s", lambda run: [f.get("bytes") for f in run.footprints]),
         ("examples kept", "~s", lambda run: [f.get("examples") for f in run.footprints]),
-        ("seconds for the task", "~g", lambda run: list(run.seconds)),
+        ("seconds for the task", ",.3~f", lambda run: list(run.seconds)),
     ]
     panels, rows = [], []
     for title, form, read in measures:

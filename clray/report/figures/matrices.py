@@ -95,12 +95,15 @@ def tasks_over_time(view: View) -> list[Figure]:
 
 
 def forgetting(view: View) -> list[Figure]:
-    """How far each task has fallen from its best at the end, aligned by the tasks' names."""
+    """How far each task has fallen from its best at the end, aligned by the tasks' names; by their
+    positions where runs differ in what their tasks are."""
     places: dict[str, None] = {}
     found: dict[tuple[str, str], list[float]] = {}
+    named = len({frozenset(run.names) for runs in view.runs.values() for run in runs}) == 1
     for name, runs in view.runs.items():
         for run in runs:
-            for task, value in zip(run.names, run.forgetting, strict=True):
+            names = run.names if named else [str(i + 1) for i in range(len(run.names))]
+            for task, value in zip(names, run.forgetting, strict=True):
                 places.setdefault(task)
                 if value is not None:
                     found.setdefault((name, task), []).append(value)
