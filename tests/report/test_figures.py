@@ -132,3 +132,15 @@ def test_a_surface_speaks_only_where_there_are_trials() -> None:
 )
 def test_numbers_are_short(given: object, kept: object) -> None:
     assert rounded(given) == kept
+
+
+def test_forgetting_is_aligned_by_name_or_else_by_position(stored: Any) -> None:
+    folder = stored.job(seeds=2, tasks=3)
+    by_name = _made(views(_job(folder))[0])["forgetting"]
+    assert {row[1] for row in by_name.table.rows} == {"0-1", "2-3"}
+    records = next(iter(sorted(folder.parent.parent.glob("trials/*/records.jsonl"))))
+    records.write_text(records.read_text().replace('"2-3"', '"2-9"'))
+    by_position = _made(views(_job(folder))[0])["forgetting"]
+    assert {row[1] for row in by_position.table.rows} == {"1", "2"}
+    first = [row[2] for row in by_name.table.rows if row[1] == "0-1"]
+    assert first == [row[2] for row in by_position.table.rows if row[1] == "1"]
