@@ -11,14 +11,14 @@ off: the control to compare with is ``er`` with the same ``schedule`` and ``peak
 
 A step of the released code has 128 new examples and 128 of the first task, later 96 and 128 and 32
 of the tasks between. Here: ``memory_batch: 128``, ``later_batch: 32`` (of which none are there in
-the second task) and ``protocol.batch_size: 96``, which may be 128 for the second task where it
-changes between tasks. Its optimizer is AdamW, lr 0.001 (times ``peak``), weight decay 0.05, over
-600 to 1,200 steps a task (``protocol.updates``).
+the second task) and ``protocol.batch_size: 96`` in all. Its optimizer is AdamW, lr 0.001 (times
+``peak``), weight decay 0.05, over 600 to 1,200 steps a task (``protocol.updates``).
 
 Where it hurts:
 
-- A network that was not pre-trained: frozen hidden layers cannot make new features. With ``lora:
-  auto`` it has no adapters then.
+- A network that was not pre-trained, or on the first classes alone: frozen hidden layers cannot
+  make new features. ``lora: auto`` has no adapters where the encoder begins at random; what it was
+  pre-trained on cannot be seen.
 - Features that do not lie around zero, as behind a ReLU: class means drown old classes at once,
   even behind a layer normalisation if that did not learn with the encoder. It is measured on the
   memory, and the record's facts warn of it; ``new_rows: least-squares`` then, which is ours.
