@@ -181,6 +181,14 @@ def test_a_long_line_keeps_its_beginning_its_end_and_its_lowest_point() -> None:
     assert kept == sorted(set(kept))
 
 
+def test_of_a_long_first_task_the_end_is_shown() -> None:
+    assert traced.shown_from([0, 1500, 1600, 1720]) == 1380
+    assert traced.left_out([0, 1500, 1600, 1720]) == " Of the first task, the last 120 updates."
+    for starts in ([0, 300, 400], [0, 50], [0, 200, 200]):
+        assert traced.shown_from(starts) == 0
+        assert traced.left_out(starts) == ""
+
+
 def test_measures_on_the_page(job: Job) -> None:
     falls, courses = facts.continual(views(job)[0])
     assert falls.heads[:4] == ["method", "depth", "depth after initialisation", "stability gap"]

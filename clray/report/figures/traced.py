@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TypeAlias
 
 import altair as alt
@@ -19,6 +19,8 @@ POINTS = 1200
 """Points of a line over the whole stream, about; what lies between is left out."""
 NAMED = 12
 """Starts of tasks that are named at most."""
+LONGEST = 3
+"""A first task that is this many times longer than every later one is not shown whole."""
 
 Cells: TypeAlias = dict[str, Value]
 
@@ -99,6 +101,19 @@ def starts_of(runs: Sequence[Sequence[Trace]]) -> list[int]:
     return [0, *accumulate(longest)]
 
 
+def shown_from(starts: Sequence[int]) -> int:
+    """The update at which the picture begins: 0, or, after a long first task, as many before its
+    end as the longest later task has."""
+    later = max((end - start for start, end in pairwise(starts[1:])), default=0)
+    return starts[1] - later if 0 < LONGEST * later < starts[1] else 0
+
+
+def left_out(starts: Sequence[int]) -> str:
+    """A sentence on what the picture does not show of the first task."""
+    first = shown_from(starts)
+    return f" Of the first task, the last {starts[1] - first} updates." if first else ""
+
+
 def accuracy_scale(cells: Sequence[Mapping[str, Value]], *columns: str) -> alt.Scale:
     """Round ends around all that is drawn, inside 0 and 1.
 
@@ -123,7 +138,10 @@ def rules(starts: Sequence[int], x: alt.X) -> tuple[list[alt.Chart], Source]:
     step = math.ceil(number / NAMED)
     source = Source(
         [
-            {"update": start, "task": f"task {t + 1}" if t % step == 0 else ""}
+            {
+                "update": max(start, shown_from(starts)),
+                "task": f"task {t + 1}" if t % step == 0 else "",
+            }
             for t, start in enumerate(starts[:-1])
         ]
     )
@@ -139,7 +157,7 @@ def rules(starts: Sequence[int], x: alt.X) -> tuple[list[alt.Chart], Source]:
 
 
 def stream_x(starts: Sequence[int], column: str = "update") -> alt.X:
-    """The updates of the whole stream."""
-    scale = alt.Scale(domain=[0, max(1, starts[-1])], nice=False)
+    """The updates of the stream, from where the picture begins."""
+    scale = alt.Scale(domain=[shown_from(starts), max(1, starts[-1])], nice=False)
     axis = alt.Axis(tickCount=12, format="d")
     return alt.X(f"{column}:Q", title="updates, all tasks", scale=scale, axis=axis)

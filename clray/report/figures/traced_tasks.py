@@ -21,9 +21,11 @@ from clray.report.figures.look import RAMP
 from clray.report.figures.traced import (
     Cells,
     accuracy_scale,
+    left_out,
     lowest,
     mean_line,
     rules,
+    shown_from,
     starts_of,
     stream_x,
     thinned,
@@ -63,7 +65,7 @@ def _figure(view: View, label: str, rows: Sequence[tuple[str, list[list[Trace]]]
         name=f"traces.{file_part(label)}",
         title=f"Each task over updates: {label}",
         caption="A line for each task, from when it is learned on; a rule marks where a task "
-        f"begins.{some}{several}",
+        f"begins.{left_out(starts_of(rows[0][1]))}{some}{several}",
         panels=panels,
         table=Table(
             ["method", "task", "while task", "found", "lowest", "at update", "at the end"], told
@@ -92,6 +94,7 @@ def _lines(runs: Sequence[Sequence[Trace]]) -> tuple[list[Cells], list[Cells]]:
             cells += [
                 {"task": i + 1, "while": t + 1, "update": starts[t] + one.update, "mean": one.mean}
                 for one in thinned(line, total)
+                if starts[t] + one.update >= shown_from(starts)
             ]
             if t > i:
                 low = lowest(line)

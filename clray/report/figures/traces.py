@@ -21,9 +21,11 @@ from clray.report.figures.traced import (
     Cells,
     accuracy_scale,
     has_bounds,
+    left_out,
     lowest,
     mean_line,
     rules,
+    shown_from,
     starts_of,
     stream_x,
     thinned,
@@ -65,7 +67,7 @@ def stream(view: View) -> list[Figure]:
         name="traces",
         title="All tasks over updates",
         caption=f"Accuracy on the graded examples while tasks are learned{several}. A rule marks "
-        f"where a task begins; old tasks are those before it.{ends}{bounds}",
+        f"where a task begins; old tasks are those before it.{left_out(starts)}{ends}{bounds}",
         panels=panels,
         table=Table(
             ["method", "task", "found", "at the start", "lowest", "at update", "at the end"],
@@ -104,6 +106,7 @@ def _line(
                 "high": one.high,
             }
             for one in (thinned(line, len(runs[0])) if line else ())
+            if starts[t] + one.update >= shown_from(starts)
         ]
     return cells
 
@@ -151,7 +154,7 @@ def _steps(
         known = [value for value in ends if value is not None]
         if known:
             mean = math.fsum(known) / len(known)
-            ends_at = {"update": starts[t], "end": starts[t + 1]}
+            ends_at = {"update": max(starts[t], shown_from(starts)), "end": starts[t + 1]}
             cells.append({**who(view, joint), "task": t + 1, **ends_at, "low": mean, "high": mean})
     return cells
 
