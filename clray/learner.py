@@ -294,12 +294,20 @@ class Learner(ABC):
             return F.cross_entropy(logits, y)
         return self.distributed.mean(F.cross_entropy(logits, y, reduction="none"))
 
-    def step(self, loss: Tensor) -> None:
-        """Backward, mean of gradients over workers, clipping, optimizer step."""
+    def step(self, loss: Tensor, adjust: Callable[[], None] | None = None) -> None:
+        """Backward, mean of gradients over workers, clipping, optimizer step.
+
+        Args:
+            loss: 0-d.
+            adjust: changes gradients, in place, before they are clipped: by then they are the same
+                on all workers, and so must the changes be.
+        """
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self.distributed.world > 1:
             self.distributed.average_gradients(self._optimized())
+        if adjust is not None:
+            adjust()
         if self.setup.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._optimized(), self.setup.clip_norm)
         self.optimizer.step()
