@@ -176,6 +176,10 @@ class Entry(Spec):
 
     method: Component | None = None
     """The method and fixed knobs; by default the entry's label up to its first dot."""
+    model: Component | None = None
+    """The network, if not the benchmark's or the job's."""
+    benchmarks: tuple[str, ...] | None = Field(None, min_length=1)
+    """The job's benchmarks that the entry takes part in, by label; none: all."""
     space: str | SearchSpace | None = None
     """A search space by name, path or written out; by default the one named like the entry."""
     trials: int | None = Field(None, ge=1, le=MOST_TRIALS)
@@ -187,6 +191,10 @@ class Entry(Spec):
     enqueue: tuple[Point, ...] = ()
     """Points that are tried first, after those of the method's own space, as far as the trials
     reach."""
+
+    def takes_part_in(self, benchmark: str) -> bool:
+        """Whether it runs on the benchmark of that label."""
+        return self.benchmarks is None or benchmark in self.benchmarks
 
 
 class JobProtocol(Protocol):
@@ -274,6 +282,7 @@ class JobSpec(Spec):
         if self.benchmark is not None and self.benchmarks:
             labels = ", ".join(self.benchmarks)
             raise refused("benchmarks", labels, "benchmark or benchmarks, not both")
+        self._check_places()
         titles = [selection.title for selection in self.protocol.selection]
         if (twice := _twice(titles)) is not None:
             accepted = "protocols that differ in name or label (label: … renames one)"
@@ -281,3 +290,18 @@ class JobSpec(Spec):
         if self.results is not None and (wanted := refusal(self.results)) is not None:
             raise refused("results", shown(self.results), wanted)
         return self
+
+    def _check_places(self) -> None:
+        """Refuse entries on benchmarks that the job has not, and benchmarks without an entry."""
+        for label, entry in self.methods.items():
+            places = entry.benchmarks or ()
+            where = f"methods.{label}.benchmarks"
+            for name in places:
+                if name not in self.benchmarks:
+                    known = ", ".join(self.benchmarks) or "none: the job has a single benchmark"
+                    raise refused(where, name, known)
+            if (twice := _twice(places)) is not None:
+                raise refused(where, twice, "benchmarks that differ")
+        for name in self.benchmarks:
+            if not any(entry.takes_part_in(name) for entry in self.methods.values()):
+                raise refused(f"benchmarks.{name}", "no method", "a benchmark of some entry")

@@ -196,11 +196,13 @@ def _entries(
 
 
 def _method(label: str, entry: Entry, spaces: _Spaces) -> str:
-    """The method, and those of its knobs that are not searched."""
+    """The method, those of its knobs that are not searched, and what is the entry's own."""
     method = entry.method or Component(name=label.partition(".")[0])
     searched = {path for space, _ in spaces for path in space.dimensions}
     held = {k: v for k, v in method.knobs.items() if f"method.{k}" not in searched}
     text = component_text(Component(name=method.name, **held))
+    text += f"; with {component_text(entry.model)}" if entry.model else ""
+    text += f"; on {', '.join(entry.benchmarks)}" if entry.benchmarks else ""
     return f"{text}  (bound)" if entry.bound else text
 
 
@@ -226,7 +228,9 @@ def _spaces_of(label: str, boards: Sequence[PlannedBoard]) -> _Spaces:
     """An entry's spaces that differ, each with the boards that it is searched on."""
     found: _Spaces = []
     for board in boards:
-        space = board.spaces.get(label, SearchSpace())
+        if label not in board.spaces:
+            continue
+        space = board.spaces[label]
         same = next((names for known, names in found if known == space), None)
         if same is None:
             found.append((space, [board.name]))

@@ -127,7 +127,7 @@ def _own_files() -> Iterator[tuple[str, bytes]]:
 def _component_names(job: JobSpec) -> set[str]:
     """Names of methods, benchmarks, models and loggers."""
     components: list[Any] = [job.benchmark, job.model, *job.loggers]
-    components += [entry.method for entry in job.methods.values()]
+    components += [part for entry in job.methods.values() for part in (entry.method, entry.model)]
     components += [part for arena in job.benchmarks.values() for part in _parts(arena)]
     return {component.name for component in components if component is not None}
 

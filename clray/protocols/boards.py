@@ -84,10 +84,11 @@ def fill_in(job: JobSpec) -> JobSpec:
     filled = job.model_copy(update={"methods": entries})
     arenas = _arenas(filled)
     bases = {name: _bases(alone) for name, alone in arenas.items()}
-    methods = {
-        label: entry.model_copy(update={"method": next(iter(bases.values()))[label].method})
-        for label, entry in entries.items()
-    }
+    methods = {}
+    for label, entry in entries.items():
+        base = next(own[label] for own in bases.values() if label in own)
+        own_model = base.model if entry.model is not None else None
+        methods[label] = entry.model_copy(update={"method": base.method, "model": own_model})
     update: dict[str, Any] = {"methods": methods}
     if job.benchmark is not None:
         base = next(iter(bases[""].values()))
@@ -157,6 +158,11 @@ def _on(job: JobSpec, name: str, arena: Arena) -> JobSpec:
         update={
             "benchmark": arena.benchmark,
             "benchmarks": {},
+            "methods": {
+                label: entry.model_copy(update={"benchmarks": None})
+                for label, entry in job.methods.items()
+                if entry.takes_part_in(name)
+            },
             "model": arena.model or job.model,
             "protocol": parse(JobProtocol, protocol, f"{where}: protocol"),
             "optimizer": parse(Optimizer, optimizer, f"{where}: optimizer"),
@@ -232,7 +238,7 @@ def _base(job: JobSpec, label: str, entry: Entry) -> TrialSpec:
     plain = {
         "method": method,
         "benchmark": job.benchmark.model_dump(),
-        "model": job.model.model_dump(),
+        "model": (entry.model or job.model).model_dump(),
         "protocol": job.protocol.training.model_dump(),
         "optimizer": merge(job.optimizer.model_dump(), entry.optimizer),
         "seed": job.search.seed,

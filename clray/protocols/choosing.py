@@ -161,7 +161,8 @@ def first_stage_plan(board: Board, selection: TwoStage, view: View) -> Plan:
         raise board.refuse("method", name, accepted)
     if selection.k > len(view.places):
         raise board.refuse("k", selection.k, f"at most {len(view.places)} tasks")
-    base = board.contenders[0].base.model_copy(update={"method": method})
+    common = {"method": method, "model": board.job.model}
+    base = board.contenders[0].base.model_copy(update=common)
     stage = dataclasses.replace(view, places=view.places[: selection.k], whole=False)
     contender = Contender(
         f"({name})", base, space, selection.trials or board.job.search.trials, False

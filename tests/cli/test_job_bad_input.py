@@ -72,6 +72,30 @@ BENCHMARKS: Cases = {
         },
         "benchmarks.y: selection first-k: benchmark: got 'chunked-digits'",
     ),
+    "an entry on none of them": (
+        {"methods": {"er": {"benchmarks": ["split"]}}},
+        "methods.er.benchmarks: got 'split'; accepted: none: the job has a single benchmark",
+    ),
+    "an entry on an unknown one": (
+        {
+            "benchmark": None,
+            "benchmarks": {"split": "split-digits"},
+            "methods": {"er": {"benchmarks": ["splat"]}},
+        },
+        "methods.er.benchmarks: got 'splat'; accepted: split",
+    ),
+    "one without an entry": (
+        {
+            "benchmark": None,
+            "benchmarks": {"split": "split-digits", "other": "permuted-digits"},
+            "methods": {"finetune": {"benchmarks": ["split"]}},
+        },
+        "benchmarks.other: got 'no method'; accepted: a benchmark of some entry",
+    ),
+    "an entry's model that does not suit": (
+        {"methods": {"slda": {"model": "mlp"}}},
+        "methods.slda: model mlp, for method slda: got 'an encoder that learns'",
+    ),
     "method twice": (
         {"methods": ["ewc", "ewc"]},
         "job.yaml: methods: got 'ewc'; accepted: methods that differ, by labels that differ",
@@ -81,7 +105,7 @@ BENCHMARKS: Cases = {
     "label of a path": ({"methods": {"a/b": {"method": "ewc"}}}, "methods.a/b: got 'a/b'"),
     "unknown key of an entry": (
         {"methods": {"finetune": {"spcae": "ewc"}}},
-        "methods.finetune: got 'spcae'; accepted: bound, enqueue, method, optimizer, space, trials",
+        "methods.finetune: got 'spcae'; accepted: benchmarks, bound, enqueue, method, model, optimizer, ",
     ),
     "unknown knob of a method": (
         {"methods": {"ewc": {"method": {"name": "ewc", "strenght": 1}}}},

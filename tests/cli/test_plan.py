@@ -66,6 +66,13 @@ def _row(page: str, *first: str) -> list[str]:
     return row
 
 
+def test_what_is_an_entrys_own() -> None:
+    own = {"model": {"name": "mlp", "hidden": [7]}, "benchmarks": ["other"]}
+    job = JobSpec.model_validate({**SEVERAL, "methods": {"ewc": own, "er": {}}})
+    page = " ".join(_page(job).split())
+    assert "ewc; with mlp, hidden [7]; on other" in page
+
+
 def test_one_board() -> None:
     page = _page(_job(), _board())
     assert "split-digits, 5 tasks: 17 search trials, 6 test runs, about 115 task trainings" in page

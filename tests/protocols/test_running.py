@@ -81,6 +81,24 @@ def test_several_benchmarks_have_their_own_protocol(run_job: RunJob) -> None:
     assert final["boards"][2]["model"]["hidden"] == [8]
 
 
+def test_entries_have_networks_of_their_own_and_may_pass_benchmarks_over(run_job: RunJob) -> None:
+    linear = {"model": {"name": "mlp", "hidden": []}}
+    final = run_job(
+        benchmark=None,
+        benchmarks={
+            "task": {"benchmark": {"name": "split-digits", "scenario": "task-incremental"}},
+            "class": "split-digits",
+        },
+        methods={"slda": linear, "er": {}, "separate": {**linear, "benchmarks": ["task"]}},
+    )
+    rows = [{r["label"]: r["parameters"] for r in b["rows"]} for b in final["boards"]]
+    plain, wide = 64 * 10 + 10, 64 * 16 + 16 + 16 * 10 + 10
+    assert [set(row) for row in rows] == [{"slda", "er", "separate"}, {"slda", "er"}]
+    assert all(row["er"] == wide and row["slda"] >= plain for row in rows)
+    assert rows[0]["separate"] == 5 * plain
+    assert {board["model"]["hidden"][0] for board in final["boards"]} == {16}
+
+
 def test_a_reused_prefix_is_marked_as_a_leak(run_job: RunJob) -> None:
     final = run_job(selection={"name": "first-k", "k": 2, "reuse": True})
     [board] = final["boards"]
