@@ -8,11 +8,13 @@ generator, for a whole batch at once. With several workers, every worker holds t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from clray.distributed import Distributed
+from clray.task import cut
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -57,6 +59,10 @@ class Memory(ABC):
     def add(self, x: Tensor, y: Tensor, task_index: int) -> None:
         """Offer this worker's examples [B, C, H, W], kept in their type, and labels int64 [B]; all
         workers must call it."""
+        self._add(x, y, task_index)
+
+    def _add(self, x: Tensor, y: Tensor, task_index: int) -> tuple[Tensor, Tensor]:
+        """Rows of all workers' examples that were kept, and their slots."""
         x, y = self.distributed.gather(x), self.distributed.gather(y)
         if len(self.images) == 0:
             self.images = x.new_zeros((self.capacity, *x.shape[1:]))
@@ -69,6 +75,7 @@ class Memory(ABC):
         self.images[slots] = x[rows]
         self.labels[slots] = y[rows]
         self.tasks[slots] = task_index
+        return rows, slots
 
     def draw(self, n: int) -> Batch:
         """Images, labels and task indices of ``n`` distinct examples, drawn uniformly.
@@ -76,15 +83,30 @@ class Memory(ABC):
         All of them, in random order, where fewer are kept; none that is held out. With several
         workers, this worker's part of the draw (possibly empty).
         """
-        return self._draw(self._drawable() if self.held else self._occupied(), n)
+        return self._draw(self._candidates(), n)
+
+    def epoch(self, size: int) -> Iterator[Batch]:
+        """All that may be drawn, once, in random order and in batches of at most ``size``: whole
+        ones, the same on all workers."""
+        slots = self._drawable()
+        slots = slots[torch.randperm(len(slots), generator=self.generator)]
+        self.drawn += len(slots)
+        slots = slots.to(self.images.device)
+        for part in cut(len(slots), size):
+            yield self._at(slots[part])
 
     def _draw(self, occupied: Tensor | None, n: int) -> Batch:
+        return self._at(self._choose(occupied, n))
+
+    def _choose(self, occupied: Tensor | None, n: int) -> Tensor:
         """Draw from these slots; None: from the first ``len(self)``."""
         count = len(self) if occupied is None else len(occupied)
         index = torch.randperm(count, generator=self.generator)[:n]
         self.drawn += len(index)
         index = index[self.distributed.slice(len(index))]
-        slots = (index if occupied is None else occupied[index]).to(self.images.device)
+        return (index if occupied is None else occupied[index]).to(self.images.device)
+
+    def _at(self, slots: Tensor) -> Batch:
         return self.images[slots], self.labels[slots], self.tasks[slots]
 
     def spread(self, n: int) -> Batch:
@@ -93,8 +115,7 @@ class Memory(ABC):
         occupied = self._drawable()
         if len(occupied) > n:
             occupied = occupied[torch.arange(n) * len(occupied) // n]
-        slots = occupied.to(self.images.device)
-        return self.images[slots], self.labels[slots], self.tasks[slots]
+        return self._at(occupied.to(self.images.device))
 
     def hold_out(self, share: float, seed: int) -> Batch:
         """Keep a share of each class's examples out of later draws, until ``give_back``.
@@ -127,12 +148,15 @@ class Memory(ABC):
             taken.append(found[: min(len(found) - 1, count)])
         slots = occupied[torch.cat(taken)]
         self.held = frozenset(slots.tolist())
-        slots = slots.to(self.images.device)
-        return self.images[slots], self.labels[slots], self.tasks[slots]
+        return self._at(slots.to(self.images.device))
 
     def give_back(self) -> None:
         """Let everything that is kept be drawn again."""
         self.held = frozenset()
+
+    def _candidates(self) -> Tensor | None:
+        """The slots that are drawn from; None: the first ``len(self)``."""
+        return self._drawable() if self.held else self._occupied()
 
     def _drawable(self) -> Tensor:
         return self._unheld(self._slots())
@@ -231,62 +255,36 @@ class ClassBalancedMemory(Memory):
         return torch.cat(list(self.slots.values())) if self.slots else None
 
 
-class FirstTaskMemory(Memory):
-    """One part for the examples of the first task, another for those of all later ones.
+class LogitsMemory(ReservoirMemory):
+    """A reservoir that keeps, with each example, the logits that came with it."""
 
-    Args:
-        capacity: of both, 2 or more.
-        share: of the capacity that the first task has, in (0, 1); each part has one slot at least.
-        kind: the memory that each part is.
-        generator: randomness on the CPU, in step on all workers.
-        distributed: the workers that share the trial.
-    """
-
-    def __init__(
-        self,
-        capacity: int,
-        share: float,
-        kind: type[ReservoirMemory | ClassBalancedMemory],
-        generator: torch.Generator,
-        distributed: Distributed,
-    ) -> None:
-        if capacity < 2:
-            raise ValueError(f"a memory of {capacity} examples for two parts")
+    def __init__(self, capacity: int, generator: torch.Generator, distributed: Distributed) -> None:
         super().__init__(capacity, generator, distributed)
-        size = min(capacity - 1, max(1, int(share * capacity + 0.5)))
-        # They say which slots are used, and hold no examples themselves.
-        self.first = kind(size, generator, distributed)
-        self.later = kind(capacity - size, generator, distributed)
-        self.first_index: int | None = None
-        self.filling_first = True
+        self.logits = torch.empty(0)
 
-    def __len__(self) -> int:
-        """How many examples are kept."""
-        return len(self.first) + len(self.later)
+    def add(self, x: Tensor, y: Tensor, task_index: int, logits: Tensor | None = None) -> None:
+        """See ``Memory.add``; with logits [B, D], kept in their type.
 
-    def add(self, x: Tensor, y: Tensor, task_index: int) -> None:
-        """See ``Memory.add``; the task that comes first is the first task."""
-        if self.first_index is None:
-            self.first_index = task_index
-        self.filling_first = task_index == self.first_index
-        super().add(x, y, task_index)
+        Raises:
+            ValueError: no logits.
+        """
+        if logits is None:
+            raise ValueError("this memory keeps logits, and was given none")
+        logits = self.distributed.gather(logits.detach())
+        rows, slots = self._add(x, y, task_index)
+        if len(self.logits) == 0:
+            self.logits = logits.new_zeros((self.capacity, *logits.shape[1:]))
+        self.logits[slots] = logits[rows]
 
-    def draw_first(self, n: int) -> Batch:
-        """Like ``draw``, of the first task's examples."""
-        return self._draw(self._unheld(self.first._slots()), n)
+    def draw_with_logits(self, n: int) -> Batch:
+        """Like ``draw``: images, labels, and the logits in place of task indices."""
+        slots = self._choose(self._candidates(), n)
+        return self.images[slots], self.labels[slots], self.logits[slots]
 
-    def draw_later(self, n: int) -> Batch:
-        """Like ``draw``, of the later tasks' examples."""
-        return self._draw(self._unheld(self.later._slots() + self.first.capacity), n)
-
-    def _place(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        if self.filling_first:
-            return self.first._place(y)
-        rows, slots = self.later._place(y)
-        return rows, slots + self.first.capacity
-
-    def _occupied(self) -> Tensor | None:
-        return torch.cat([self.first._slots(), self.later._slots() + self.first.capacity])
+    @property
+    def num_bytes(self) -> int:
+        """See ``Memory.num_bytes``; logits count."""
+        return super().num_bytes + self.logits.numel() * self.logits.element_size()
 
 
 def _reservoir(seen: int, n: int, capacity: int, generator: torch.Generator) -> Tensor:

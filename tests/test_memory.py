@@ -11,18 +11,14 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from clray.distributed import Distributed
-from clray.memory import ClassBalancedMemory, FirstTaskMemory, Memory, ReservoirMemory
+from clray.memory import ClassBalancedMemory, LogitsMemory, Memory, ReservoirMemory
+from tests.memories import Worker, rows, stream
 
 KINDS = [ReservoirMemory, ClassBalancedMemory]
 
 
 def make(kind: type[Memory], capacity: int, seed: int = 0) -> Memory:
     return kind(capacity, torch.Generator().manual_seed(seed), Distributed())
-
-
-def stream(n: int) -> Tensor:
-    """Images that tell which example they are, [n, 1, 1, 2]."""
-    return torch.tensor([[i // 256, i % 256] for i in range(n)], dtype=torch.uint8)[:, None, None]
 
 
 def kept(memory: Memory) -> list[int]:
@@ -119,10 +115,6 @@ def test_draws_each_example_once_and_all_when_fewer_are_kept(kind: type[Memory])
     assert chisquare([counts[i] for i in range(8)]).pvalue > 0.001
 
 
-def rows(x: Tensor) -> set[int]:
-    return {int(row[0, 0, 0]) * 256 + int(row[0, 0, 1]) for row in x}
-
-
 def filled(kind: type[Memory], seed: int = 0) -> Memory:
     """At most 40 of 200 examples: many of classes 0 and 1, few of 2, and at most one of 3."""
     memory = make(kind, 40, seed)
@@ -194,26 +186,6 @@ def test_what_overwrites_an_example_that_is_held_out_is_drawn(kind: type[Memory]
         assert torch.equal(a, b)
 
 
-class Worker(Distributed):
-    """Worker ``number`` of two, when the other's rows are known."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.others: dict[torch.dtype, Tensor] = {}
-
-    @property
-    def rank(self) -> int:
-        return self.number
-
-    @property
-    def world(self) -> int:
-        return 2
-
-    def gather(self, x: Tensor) -> Tensor:
-        rows = self.others[x.dtype]
-        return torch.cat([x, rows] if self.number == 0 else [rows, x])
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_workers_hold_and_draw_what_one_does(kind: type[Memory]) -> None:
     one = make(kind, 20)
@@ -234,101 +206,6 @@ def test_two_workers_hold_and_draw_what_one_does(kind: type[Memory]) -> None:
             assert torch.equal(whole, torch.cat(parts))
 
 
-Part = type[ReservoirMemory | ClassBalancedMemory]
-PARTS: list[Part] = [ReservoirMemory, ClassBalancedMemory]
-
-
-def parted(
-    kind: Part = ClassBalancedMemory, capacity: int = 40, distributed: Distributed | None = None
-) -> FirstTaskMemory:
-    generator = torch.Generator().manual_seed(0)
-    return FirstTaskMemory(capacity, 0.7, kind, generator, distributed or Distributed())
-
-
-def feed(memory: FirstTaskMemory, task: int) -> None:
-    """60 examples of two classes, which only that task has."""
-    memory.add(stream(300)[60 * task : 60 * task + 60], torch.arange(60) % 2 + 2 * task, task)
-
-
-@pytest.mark.parametrize("kind", PARTS)
-def test_the_first_task_and_the_later_ones_have_a_part_each(kind: Part) -> None:
-    memory = parted(kind)
-    sizes = [(28, 0), (28, 12), (28, 12), (28, 12)]
-    for task, (first, later) in enumerate(sizes):
-        feed(memory, task)
-        assert len(memory) == first + later
-        assert len(memory.draw(99)[1]) == first + later
-        x, y, origins = memory.draw_first(99)
-        assert len(y) == first
-        assert not origins.any()
-        x, y, origins = memory.draw_later(99)
-        assert set(origins.tolist()) == set(range(1, task + 1))
-        assert rows(x) <= set(range(60, 60 * task + 60))
-        assert torch.equal(y // 2, origins)
-        if kind is ClassBalancedMemory and task:
-            counts = Counter(y.tolist()).values()
-            assert max(counts) - min(counts) <= 1
-    assert memory.drawn == sum(2 * (first + later) for first, later in sizes)
-    assert memory.num_bytes == 40 * (2 + 8 + 8)
-    assert len(memory.draw_first(5)[1]) == len(memory.draw_later(5)[1]) == 5
-
-
-def test_the_part_of_the_first_task_is_that_of_the_one_that_comes_first() -> None:
-    """A learner that takes over in the middle of a stream."""
-    memory = parted()
-    feed(memory, 3)
-    feed(memory, 4)
-    assert set(memory.draw_first(99)[2].tolist()) == {3}
-    assert set(memory.draw_later(99)[2].tolist()) == {4}
-    with pytest.raises(ValueError, match="1 examples for two parts"):
-        parted(capacity=1)
-    small = parted(capacity=2)
-    assert small.first.capacity == small.later.capacity == 1
-
-
-@pytest.mark.parametrize("kind", PARTS)
-def test_both_parts_hold_out_give_back_and_are_stored(kind: Part) -> None:
-    memory = parted(kind)
-    for task in range(3):
-        feed(memory, task)
-    held = rows(memory.hold_out(0.3, seed=1)[0])
-    stored = io.BytesIO()
-    torch.save(memory, stored)
-    stored.seek(0)
-    loaded: FirstTaskMemory = torch.load(stored, weights_only=False)
-    for one in (memory, loaded):
-        drawn = rows(one.draw_first(99)[0]) | rows(one.draw_later(99)[0])
-        assert len(drawn) == 40 - len(held)
-        assert drawn == rows(one.draw(99)[0])
-        assert not drawn & held
-        feed(one, 3)
-        one.give_back()
-    for a, b in zip(memory.draw_later(7), loaded.draw_later(7), strict=True):
-        assert torch.equal(a, b)
-    assert len(rows(memory.draw(99)[0])) == 40
-
-
-def test_parts_of_two_workers_are_those_of_one() -> None:
-    one, workers = parted(), [Worker(0), Worker(1)]
-    two = [parted(distributed=worker) for worker in workers]
-    for task in range(3):
-        x, y = stream(300)[60 * task : 60 * task + 60], torch.arange(60) % 2 + 2 * task
-        one.add(x, y, task)
-        for worker, memory in zip(workers, two, strict=True):
-            mine, theirs = (slice(0, 25), slice(25, 60))[:: 1 - 2 * worker.number]
-            worker.others = {x.dtype: x[theirs], y.dtype: y[theirs]}
-            memory.add(x[mine], y[mine], task)
-        for whole, *pieces in zip(
-            one.draw_first(7), *[memory.draw_first(7) for memory in two], strict=True
-        ):
-            assert torch.equal(whole, torch.cat(pieces))
-        for whole, *pieces in zip(
-            one.draw_later(5), *[memory.draw_later(5) for memory in two], strict=True
-        ):
-            assert torch.equal(whole, torch.cat(pieces))
-    assert [memory.drawn for memory in two] == [one.drawn] * 2
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_spread_takes_evenly_and_draws_nothing(kind: type[Memory]) -> None:
     memory, untouched = filled(kind), filled(kind)
@@ -344,3 +221,75 @@ def test_a_spread_takes_evenly_and_draws_nothing(kind: type[Memory]) -> None:
     assert memory.drawn == 0
     assert torch.equal(memory.draw(9)[0], untouched.draw(9)[0])
     assert memory.drawn == 9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_epoch_gives_each_example_that_is_not_held_out_once(kind: type[Memory]) -> None:
+    memory = filled(kind)
+    held = rows(memory.hold_out(0.2, seed=1)[0])
+    count = len(memory) - len(held)
+    orders = set()
+    for number in range(1, 4):
+        batches = list(memory.epoch(8))
+        assert all(len(y) <= 8 for _, y, _ in batches)
+        given = [i for x, _, _ in batches for i in (x[:, 0, 0, 0].long() * 256 + x[:, 0, 0, 1])]
+        assert len(given) == count
+        assert {int(i) for i in given} == rows(filled(kind).spread(99)[0]) - held
+        assert memory.drawn == number * count
+        orders.add(tuple(int(i) for i in given))
+    assert len(orders) == 3
+
+
+def dark(distributed: Distributed | None = None) -> LogitsMemory:
+    return LogitsMemory(20, torch.Generator().manual_seed(0), distributed or Distributed())
+
+
+def given(x: Tensor) -> Tensor:
+    """Logits [B, 2] that tell which examples they were given to."""
+    return torch.stack([x[:, 0, 0, 0].float(), x[:, 0, 0, 1].float() / 2], 1)
+
+
+def test_logits_stay_with_their_example() -> None:
+    """Also where they overwrite others, are held out, stored, or gathered from two workers."""
+    memory, workers = dark(), [Worker(0), Worker(1)]
+    two = [dark(worker) for worker in workers]
+    for step in range(30):
+        x = stream(20 * step + 20)[20 * step :]
+        y = torch.arange(20) % 3
+        memory.add(x, y, step, given(x).requires_grad_())
+        for worker, half in zip(workers, two, strict=True):
+            mine, theirs = (slice(0, 7), slice(7, 20))[:: 1 - 2 * worker.number]
+            worker.others = {t.dtype: t[theirs] for t in (x, y, given(x))}
+            half.add(x[mine], y[mine], step, given(x[mine]))
+        held = rows(memory.hold_out(0.3, step)[0]) if step % 3 == 0 else set()
+        for half in two:
+            half.held = memory.held
+        images, labels, logits = memory.draw_with_logits(9)
+        assert torch.equal(logits, given(images))
+        assert not rows(images) & held
+        parts = [half.draw_with_logits(9) for half in two]
+        for whole, *pieces in zip((images, labels, logits), *parts, strict=True):
+            assert torch.equal(whole, torch.cat(pieces))
+        memory.give_back()
+    assert not memory.logits.requires_grad
+    assert min(rows(memory.images)) >= 20  # the first have been overwritten
+    assert memory.num_bytes == 20 * (2 + 8 + 8 + 2 * 4)
+    stored = io.BytesIO()
+    torch.save(memory, stored)
+    stored.seek(0)
+    loaded = torch.load(stored, weights_only=False)
+    for one, other in zip(memory.draw_with_logits(9), loaded.draw_with_logits(9), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(ValueError, match="given none"):
+        memory.add(x, y, 30)
+
+
+def test_logits_change_nothing_about_what_is_kept_and_drawn() -> None:
+    plain, memory = make(ReservoirMemory, 20), dark()
+    for step in range(5):
+        x = stream(20 * step + 20)[20 * step :]
+        plain.add(x, torch.zeros(20, dtype=torch.int64), step)
+        memory.add(x, torch.zeros(20, dtype=torch.int64), step, given(x))
+    assert torch.equal(plain.images, memory.images)
+    assert torch.equal(plain.draw(7)[0], memory.draw_with_logits(7)[0])
+    assert torch.equal(plain.draw(7)[0], memory.draw(7)[0])

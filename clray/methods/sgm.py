@@ -55,7 +55,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from clray.errors import BadSpec
-from clray.memory import Batch, FirstTaskMemory, Memory
+from clray.memory import Batch, Memory
+from clray.models.first_task_memory import FirstTaskMemory
 from clray.models.gap_mitigation_config import Freeze, Lora, NewRows
 from clray.models.learning_schedule import Schedule
 from clray.models.rehearsal import KINDS, Rehearsal, RehearsalConfig
