@@ -22,13 +22,23 @@ KINDS: dict[str, type[ReservoirMemory | ClassBalancedMemory]] = {
 }
 
 
-class ReplayConfig(MethodConfig):
-    """What is remembered and replayed."""
+class DrawConfig(MethodConfig):
+    """How much is replayed."""
 
     memory_batch: Annotated[int | None, STABILITY] = Field(None, ge=1)
     """Examples drawn from the memory for each step; none: as many as the batch size."""
+
+
+class KeepConfig(DrawConfig):
+    """What is remembered, and how much of it is replayed."""
+
     storage: Literal["reservoir", "class-balanced"] = "reservoir"
     """What is kept: a uniform sample of the stream, or equally many examples of each class."""
+
+
+class ReplayConfig(KeepConfig):
+    """What is remembered, and when, and how much of it is replayed."""
+
     fill: Literal["after-task", "online"] = "after-task"
     """When examples are offered to the memory: when their task ends, or as they first come."""
 
