@@ -281,7 +281,7 @@ def _low_rank(module: nn.Module, path: str, convolutions: Convolutions) -> LowRa
     """
     kind, problem = type(module), ""
     accepted = "linear layers, convolutions in one group padded with zeros, normalisations, and "
-    accepted += "what is frozen, for a method of low rank"
+    accepted += "what is frozen, for a method that changes layers task by task"
     if kind not in (nn.Linear, *CONVOLUTIONS):
         raise BadSpec(f"model: {path}", kind.__name__, accepted)
     weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)

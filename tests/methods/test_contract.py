@@ -47,6 +47,7 @@ INPUTS: dict[str, Any] = {"model": {"name": "mlp", "hidden": []}}
 """The identity in place of a frozen encoder."""
 FEW_KEYS = {"codebooks": 16, "pairs": 16, "key_dim": 4, "key_epochs": 2}
 SUITED: dict[str, dict[str, Any]] = {
+    "apd": {"optimizer": {"name": "adam", "lr": 0.003}},
     "supsup": SCORES,
     "ssnet": {**SCORES, "method": {"name": "ssnet", "weight_lr": 0.1}},
     "exssnet": {**SCORES, "method": {"name": "exssnet", "weight_lr": 0.1}},
@@ -59,6 +60,7 @@ SUITED: dict[str, dict[str, Any]] = {
 }
 """What a method needs to learn within the tiny trial."""
 SHOWING: dict[str, dict[str, Any]] = {
+    "apd": {"drift": 1.0},  # plain SGD diverges at 100
     "supsup": {"outputs": 9},
     "ssnet": {"state": "last"},
     "exssnet": {"state": "last"},
