@@ -22,26 +22,29 @@ from clray.models.bitmask import Selection, pack, unpack
 
 
 class MaskedLayer(nn.Module):
-    """Weights without a bias, one mask for each task, and the union of these.
+    """Weights, one mask for each task, and the union of these.
 
     Args:
         weight: float [outputs, inputs, ...].
+        bias: float [outputs], which no mask touches; None: there is none.
 
     Attributes:
-        weight: shared by all tasks; changed by ``keep`` alone.
+        weight: shared by all tasks; changed by ``keep`` and ``prune`` alone.
         claimed: uint8 bits, the union of all masks that were kept.
         scores: of the weights, while a mask is searched.
         trained: the weights that learn, while they do.
     """
 
     weight: nn.Parameter
+    bias: nn.Parameter | None
     claimed: Tensor
     scores: nn.Parameter | None
     trained: nn.Parameter | None
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: nn.Parameter | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        self.register_parameter("bias", bias)
         self.register_buffer("claimed", pack(torch.zeros_like(weight, dtype=torch.bool)))
         self.register_parameter("scores", None)
         self.register_parameter("trained", None)
@@ -109,6 +112,11 @@ class MaskedLayer(nn.Module):
         self.mask, self.scores, self.selection = self.found(), None, None
         self.put_together = None
 
+    def use(self, mask: Tensor) -> None:
+        """Begin with a mask, bool, that is known: nothing is searched."""
+        self.rest()
+        self.mask = mask
+
     def train_weights(self, learns: Tensor, compact: bool = True) -> nn.Parameter:
         """Begin to train weights of the mask.
 
@@ -149,14 +157,31 @@ class MaskedLayer(nn.Module):
             mask: bool.
             trained: as ``train_weights`` returned them; None: the weights stay as they were.
         """
-        if trained is not None and self.places is not None:
-            self.weight.data.flatten()[self.places] = trained
-        elif trained is not None:
-            self.weight.data.copy_(trained)
+        if trained is not None:
+            self._write(trained)
         bits = pack(mask)
         self.register_buffer(f"mask_{name}", bits)
         self.claimed |= bits
         self.rest()
+
+    def prune(self, mask: Tensor) -> None:
+        """Go on from the trained weights as they are, with those of them off a mask at 0.
+
+        Args:
+            mask: bool; what was not being trained stays as it is.
+        """
+        assert self.trained is not None
+        assert self.places is not None
+        on = mask.flatten()[self.places]
+        self._write(torch.where(on, self.trained.detach(), 0))
+        self.use(mask)
+
+    def _write(self, trained: Tensor) -> None:
+        """Into the weights."""
+        if self.places is not None:
+            self.weight.data.flatten()[self.places] = trained
+        else:
+            self.weight.data.copy_(trained)
 
     def rest(self) -> None:
         """Leave off learning; what was not kept is lost."""
@@ -182,7 +207,7 @@ class MaskedLinear(MaskedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """See above."""
-        return F.linear(x, self.effective)
+        return F.linear(x, self.effective, self.bias)
 
 
 class MaskedConvolution(MaskedLayer):
@@ -200,8 +225,9 @@ class MaskedConvolution(MaskedLayer):
         padding: tuple[int, ...],
         dilation: tuple[int, ...],
         groups: int,
+        bias: nn.Parameter | None = None,
     ) -> None:
-        super().__init__(weight)
+        super().__init__(weight, bias)
         self.geometry = stride, padding, dilation, groups
 
     def forward(self, x: Tensor) -> Tensor:
@@ -210,7 +236,7 @@ class MaskedConvolution(MaskedLayer):
         zeros = (0,) * len(stride)
         effective = self.effective
         return torch.convolution(
-            x, effective, None, stride, padding, dilation, False, zeros, groups
+            x, effective, self.bias, stride, padding, dilation, False, zeros, groups
         )
 
 

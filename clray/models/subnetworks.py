@@ -8,7 +8,7 @@ stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,11 +25,9 @@ from clray.models.masked import (
     draw_scores,
     signed_constant,
 )
+from clray.models.task_statistics import Statistics, TaskStatistics
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-
-Statistics = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -76,28 +74,23 @@ class Subnetworks:
             model.head = nn.Linear(model.head.in_features, outputs).to(model.head.weight.device)
         self.layers: dict[str, MaskedLayer] = {}
         self.norms: dict[str, _NormBase] = {}
-        self._convert(model, "", signed)
+        self.statistics = TaskStatistics(self.norms)
+        self._convert(model, signed)
         if not self.layers:
             raise BadSpec("model", type(model).__name__, "a network with layers that learn")
         self.remembers_scores = remembers_scores
         self._settled: dict[str, Tensor] | None = None
         self.shown: str | None = None
-        self._set_aside: Statistics | None = None
 
-    def _convert(self, module: nn.Module, prefix: str, signed: bool) -> None:
-        for name, child in list(module.named_children()):
-            path = prefix + name
-            own = list(child.parameters(recurse=False))
+    def _convert(self, model: Classifier, signed: bool) -> None:
+        for parent, name, path, child in learning_parts(model):
             if isinstance(child, _NormBase):
                 self._take_norm(child, path)
-            elif not any(parameter.requires_grad for parameter in own):
-                self._convert(child, f"{path}.", signed)
             elif isinstance(child, nn.LayerNorm | nn.GroupNorm):
                 _drop(child, "weight", "bias")
             else:
-                masked = _masked(child, path, signed)
-                self.layers[path] = masked
-                setattr(module, name, masked)
+                self.layers[path] = masked_layer(child, path, signed=signed)
+                setattr(parent, name, self.layers[path])
 
     def _take_norm(self, norm: _NormBase, path: str) -> None:
         learns = norm.weight is not None and norm.weight.requires_grad
@@ -120,8 +113,7 @@ class Subnetworks:
     ) -> list[nn.Parameter]:
         """Begin to search a task's mask; the scores that are to be optimized."""
         self.learn()
-        for norm in self.norms.values():
-            norm.reset_running_stats()
+        self.statistics.reset()
         layers = self.layers.items()
         return [layer.search(scores[name], selections[name]) for name, layer in layers]
 
@@ -155,7 +147,7 @@ class Subnetworks:
             if layer.trained is not None
         }
         scores = self._scores() or self._settled
-        return Snapshot(masks, trained or None, self._statistics(), scores)
+        return Snapshot(masks, trained or None, self.statistics.now(), scores)
 
     def _scores(self) -> dict[str, Tensor] | None:
         scores = {name: layer.scores for name, layer in self.layers.items()}
@@ -172,11 +164,7 @@ class Subnetworks:
             if snapshot.scores is not None:
                 layer.register_buffer(f"scores_{name}", snapshot.scores[path])
         self._settled = None
-        self._set(snapshot.statistics)
-        for path, norm in self.norms.items():
-            for statistic in STATISTICS[:2]:
-                kept = snapshot.statistics[f"{path}.{statistic}"]
-                norm.register_buffer(f"{statistic}_{name}", kept.clone())
+        self.statistics.keep(name, snapshot.statistics)
 
     # Answers.
 
@@ -187,9 +175,8 @@ class Subnetworks:
 
     def learn(self) -> None:
         """Go on with the subnetwork that is being learned."""
-        if self._set_aside is not None:
-            self._set(self._set_aside)
-        self.shown = self._set_aside = None
+        self.statistics.learn()
+        self.shown = None
         for layer in self.layers.values():
             layer.take_apart()
 
@@ -197,31 +184,27 @@ class Subnetworks:
         """Answer with a subnetwork that was kept, until another is shown, or ``learn``."""
         if name == self.shown:
             return
-        if self.shown is None:
-            self._set_aside = self._statistics()
         self.shown = name
+        self.statistics.show(name)
         for layer in self.layers.values():
             layer.show(name)
-        kept = {
-            f"{path}.{statistic}": norm.get_buffer(f"{statistic}_{name}")
-            for path, norm in self.norms.items()
-            for statistic in STATISTICS[:2]
-        }
-        self._set(kept)
 
-    def _statistics(self) -> Statistics:
-        return {
-            f"{path}.{statistic}": norm.get_buffer(statistic).clone()
-            for path, norm in self.norms.items()
-            for statistic in STATISTICS
-        }
 
-    def _set(self, statistics: Statistics) -> None:
-        for path, norm in self.norms.items():
-            for statistic in STATISTICS:
-                value = statistics.get(f"{path}.{statistic}")
-                if value is not None:
-                    norm.get_buffer(statistic).copy_(value)
+def learning_parts(
+    module: nn.Module, prefix: str = ""
+) -> Iterator[tuple[nn.Module, str, str, nn.Module]]:
+    """Layers and normalisations that learn, and normalisations that keep running statistics.
+
+    Yields:
+        The module that holds it, its name there, its full name, and itself.
+    """
+    for name, child in list(module.named_children()):
+        path = prefix + name
+        learns = any(parameter.requires_grad for parameter in child.parameters(recurse=False))
+        if learns or isinstance(child, _NormBase):
+            yield module, name, path, child
+        else:
+            yield from learning_parts(child, f"{path}.")
 
 
 def _drop(module: nn.Module, *names: str) -> None:
@@ -229,8 +212,15 @@ def _drop(module: nn.Module, *names: str) -> None:
         module.register_parameter(name, None)
 
 
-def _masked(module: nn.Module, path: str, signed: bool) -> MaskedLayer:
+def masked_layer(
+    module: nn.Module, path: str, signed: bool = False, biased: bool = False
+) -> MaskedLayer:
     """The masked layer in place of one that learns.
+
+    Args:
+        path: the module's name, for an error.
+        signed: whether its weights become signed constants.
+        biased: whether it keeps its bias, which all tasks share.
 
     Raises:
         BadSpec: neither a linear layer nor a convolution padded with zeros.
@@ -245,9 +235,12 @@ def _masked(module: nn.Module, path: str, signed: bool) -> MaskedLayer:
     weight = module.get_parameter("weight").detach()
     if signed:
         weight = signed_constant(weight)
+    bias = module.bias if biased else None
+    assert bias is None or isinstance(bias, nn.Parameter)
     if isinstance(module, nn.Linear):
-        return MaskedLinear(weight)
+        return MaskedLinear(weight, bias)
     assert isinstance(module, CONVOLUTIONS)
     if isinstance(module.padding, str):
         raise BadSpec(f"model: {path}", f"padding {module.padding!r}", "padding in numbers")
-    return MaskedConvolution(weight, module.stride, module.padding, module.dilation, module.groups)
+    geometry = module.stride, module.padding, module.dilation, module.groups
+    return MaskedConvolution(weight, *geometry, bias)

@@ -20,8 +20,8 @@ from clray.models import transfer as transfer_module
 from clray.models.bitmask import Largest, NotNegative, Selection
 from clray.models.classifier import Classifier
 from clray.models.donors import RandomMask, split_encoder, vote
-from clray.models.subnetworks import STATISTICS
 from clray.models.supermask_learner import SupermaskLearner
+from clray.models.task_statistics import STATISTICS
 from clray.models.transfer import Transfer, TransferConfig, by_frequency, moved_to
 from clray.spec import Component
 from clray.task import Task
