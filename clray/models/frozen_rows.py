@@ -5,9 +5,12 @@ The released code sets their gradients to zero, but weight decay and momentum st
 ``FrozenRows`` leaves them out of what is trained, so that no optimizer can.
 
 Both stand in for an ``nn.Linear`` and keep its dtype and device; ``plain`` gives it back.
+``open_rows`` does so with the head of a classifier whose tasks have rows of their own.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -84,3 +87,19 @@ class RowsWithoutGradient(nn.Module):
     def plain(self) -> nn.Linear:
         """The layer that was given."""
         return self.head[0]
+
+
+def open_rows(model: nn.Module, classes: Sequence[int]) -> None:
+    """Let no rows of a classifier's head learn but those of some classes, until ``close_rows``."""
+    head = model.get_submodule("head")
+    assert isinstance(head, nn.Linear)
+    frozen = torch.ones(head.out_features, dtype=torch.bool, device=head.weight.device)
+    frozen[list(classes)] = False
+    model.add_module("head", FrozenRows(head, frozen))
+
+
+def close_rows(model: nn.Module) -> None:
+    """Give a classifier its own head back, with the rows that were learned."""
+    head = model.get_submodule("head")
+    assert isinstance(head, FrozenRows)
+    model.add_module("head", head.plain())
