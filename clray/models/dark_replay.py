@@ -1,10 +1,11 @@
 """Dark experience replay: old examples are replayed with the logits that they were given once.
 
-What ``der`` and ``derpp`` share. In the mean squared error each example counts over
+What ``der`` and ``derpp`` share. The squared error of an example, over D, is that of
 
 - class-, domain- and data-incremental: all output units. Those of classes to come are among them:
   that they are low, as they were, keeps these classes from taking over old examples later on;
-- task-incremental: its own task's units, for its answer depends on no others.
+- task-incremental: its own task's units, for its answer depends on no others. It is over all D as
+  well: over these alone, a weight that is right elsewhere would diverge.
 """
 
 from __future__ import annotations
@@ -89,12 +90,9 @@ class DarkReplay(Learner):
         return {"loss": loss.detach(), **out}
 
     def distances(self, logits: Tensor, old: Tensor, y: Tensor) -> Tensor:
-        """Mean squared error of each example over the units that count, [B] for logits [B, D]."""
+        """Squared error of each example over the units that count, / D; [B] for logits [B, D]."""
         squares = (logits - old).square()
-        if not self.own_units:
-            return squares.mean(1)
-        own = self.rivals[y]
-        return (squares * own).sum(1) / own.sum(1)
+        return (squares * self.rivals[y] if self.own_units else squares).mean(1)
 
     def end_task(self, task: Task) -> dict[str, Any] | None:
         """Offer the task's examples to the memory, if that was not done as they came."""

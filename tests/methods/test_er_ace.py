@@ -61,7 +61,7 @@ def test_the_loss_is_the_sum_of_two_means(build: Build, tasks: list[Task]) -> No
     state = learner.setup.generator.get_state()
     old_x, old_y, _ = learner.memory.draw(5)
     learner.setup.generator.set_state(state)
-    logits, old = learner.forward(torch.cat([x, old_x])).detach().split([len(x), 5])
+    logits, old = torch.split(learner.forward(torch.cat([x, old_x])).detach(), [len(x), 5])
     expected = F.cross_entropy(logits[:, :2], y) + F.cross_entropy(old, old_y)
     learner.begin_epoch(tasks[1], 0, 1)
     torch.testing.assert_close(learner.observe(x, y, tasks[1])["loss"], expected)
