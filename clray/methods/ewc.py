@@ -29,16 +29,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from clray.learner import Learner, MethodConfig, Setup
+from clray.learner import Setup
 from clray.models.label_losses import LabelLosses, Labels
 from clray.models.per_example import check_independent, mean_squared_gradients
-from clray.models.quadratic import Quadratic
-from clray.models.task_sample import Share, Shares
+from clray.models.task_sample import Share
+from clray.models.weight_penalty import PenaltyConfig, WeightPenalty
 from clray.spec import STABILITY
 from clray.task import Task
 
 
-class Config(MethodConfig):
+class Config(PenaltyConfig):
     """Knobs of elastic weight consolidation."""
 
     strength: Annotated[float, STABILITY] = Field(100.0, ge=0)
@@ -55,7 +55,7 @@ class Config(MethodConfig):
     """How many of a task's training examples, drawn at random, are used; none: all."""
 
 
-class Ewc(Learner):
+class Ewc(WeightPenalty):
     """Cross-entropy on the current batch, and a penalty for leaving the old tasks' weights."""
 
     config: Config
@@ -64,19 +64,6 @@ class Ewc(Learner):
         super().__init__(config, setup)
         check_independent(setup.model)
         self.mode = config.mode
-        self.quadratic = Quadratic()
-
-    def observe(self, x: Tensor, y: Tensor, task: Task) -> dict[str, Tensor]:
-        """One step on uint8 [B, C, H, W] and int64 [B]; returns the loss and its penalty."""
-        loss = self.cross_entropy(self.forward_augmented(x), y)
-        if self.quadratic.empty:
-            self.step(loss)
-            return {"loss": loss.detach()}
-        weight = self.config.strength / (2 * self.setup.num_tasks)
-        penalty = weight * self.quadratic(self.model)
-        loss = loss + penalty
-        self.step(loss)
-        return {"loss": loss.detach(), "penalty": penalty.detach()}
 
     def end_task(self, task: Task) -> None:
         """Compute the importance of each weight for this task and add it to the quadratic."""
@@ -88,16 +75,7 @@ class Ewc(Learner):
 
     def importance_for(self, task: Task) -> dict[str, Tensor]:
         """Mean over the task's training examples of squared per-example gradients, by name."""
-        self.train_mode(False)
-        shares = Shares(task, self.config.examples, self.setup)
-        found = mean_squared_gradients(self.model, shares, self._losses)
-        self.train_mode(True)
-        return found
+        return self.mean_over(task, self.config.examples, mean_squared_gradients, self._losses)
 
     def _losses(self, share: Share) -> LabelLosses:
         return LabelLosses.of(self.config.importance, self.rivals, share, self.setup.generator)
-
-    def footprint(self) -> dict[str, int]:
-        """The model's, and the bytes of the importances and the old weights."""
-        kept = super().footprint()
-        return {**kept, "bytes": kept["bytes"] + self.quadratic.num_bytes}

@@ -33,17 +33,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from clray.learner import Learner, MethodConfig, Setup
-from clray.models.quadratic import Quadratic
+from clray.models.path_integral import PathPenalty
+from clray.models.quadratic import learned_weights
+from clray.models.weight_penalty import PenaltyConfig
 from clray.spec import STABILITY
 from clray.task import Task
 
 
-class Config(MethodConfig):
+class Config(PenaltyConfig):
     """Knobs of synaptic intelligence."""
 
     strength: Annotated[float, STABILITY] = Field(10.0, ge=0)
@@ -55,73 +54,19 @@ class Config(MethodConfig):
     """Largest importance of a weight, summed over tasks; none: as large as it comes."""
 
 
-class Si(Learner):
+class Si(PathPenalty):
     """Cross-entropy on the current batch, and a penalty for leaving the weights that lowered it."""
 
     config: Config
 
-    def __init__(self, config: Config, setup: Setup) -> None:
-        super().__init__(config, setup)
-        self.quadratic = Quadratic()
-        self.start: dict[str, Tensor] = {}
-        self.path: dict[str, Tensor] = {}
-
-    def begin_task(self, task: Task) -> None:
-        """Note the weights, and start the path integral of each at zero."""
-        weights = self._weights()
-        self.start = {name: p.detach().clone() for name, p in weights.items()}
-        self.path = {name: torch.zeros_like(p) for name, p in self.start.items()}
-
-    def observe(self, x: Tensor, y: Tensor, task: Task) -> dict[str, Tensor]:
-        """One step on uint8 [B, C, H, W] and int64 [B]; returns the loss and its penalty."""
-        known = self._weights()
-        weights = list(known.values())
-        loss = self.cross_entropy(self.forward_augmented(x), y)
-        gradients = self._gradients(loss, weights)
-        before = [p.detach().clone() for p in weights]  # a step writes into the weights themselves
-        # Linear in the weights, with these gradients: the network is gone back through only once.
-        linear = torch.stack(
-            [torch.dot(g.flatten(), p.flatten()) for g, p in zip(gradients, weights, strict=True)]
-        ).sum()
-        out = {"loss": loss.detach()}
-        if not self.quadratic.empty:
-            weight = self.config.strength / (2 * self.setup.num_tasks)
-            penalty = weight * self.quadratic(self.model)
-            linear = linear + penalty
-            out = {"loss": (loss + penalty).detach(), "penalty": penalty.detach()}
-        self.step(linear)
-        with torch.no_grad():
-            moved = torch._foreach_sub(weights, before)
-            path = [self.path[name] for name in known]
-            torch._foreach_addcmul_(path, gradients, moved, value=-1)
-        return out
-
     def end_task(self, task: Task) -> None:
         """Turn the path integrals into importances, and move the quadratic to these weights."""
         importance = {}
-        for name, theta in self._weights().items():
+        for name, theta in learned_weights(self.model).items():
             way = theta.detach() - self.start[name]
             new = self.path[name] / (way.square() + self.config.damping)
             kept = self.quadratic.importance.get(name)
             total = new if kept is None else kept + new
             importance[name] = total.clamp(min=0, max=self.config.cap)
         self.quadratic.move(self.model, importance, decay=0)
-        self.start, self.path = {}, {}
-
-    def footprint(self) -> dict[str, int]:
-        """The model's, and the bytes of the importances and the old weights."""
-        kept = super().footprint()
-        return {**kept, "bytes": kept["bytes"] + self.quadratic.num_bytes}
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-
-    def _gradients(self, loss: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...]:
-        """The loss's gradients over all workers' examples, before any clipping."""
-        found = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-        if self.distributed.world == 1:
-            return found
-        flat = torch.cat([g.flatten() for g in found])
-        flat = self.distributed.sum(flat) / self.distributed.world
-        parts = torch.split(flat, [g.numel() for g in found])
-        return tuple(part.view_as(g) for part, g in zip(parts, found, strict=True))
+        self.end_path()

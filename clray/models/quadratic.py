@@ -34,7 +34,7 @@ class Quadratic:
         if self.constant is None:
             self.move(model, importance)
             return
-        for name, theta in _parameters(model).items():
+        for name, theta in learned_weights(model).items():
             old, new = self.importance[name], importance[name]
             both = old + new
             share = torch.where(both > 0, new / both, torch.ones_like(both))
@@ -45,7 +45,7 @@ class Quadratic:
 
     def move(self, model: nn.Module, importance: dict[str, Tensor], decay: float = 1.0) -> None:
         """Add to ``decay`` times the old importance, and put the centre at the model's weights."""
-        for name, theta in _parameters(model).items():
+        for name, theta in learned_weights(model).items():
             old = self.importance.get(name)
             new = importance[name]
             self.importance[name] = new.clone() if old is None else decay * old + new
@@ -60,7 +60,7 @@ class Quadratic:
         """
         if self.constant is None:
             raise ValueError("the value of an empty quadratic")
-        parameters = _parameters(model)
+        parameters = learned_weights(model)
         importance = [self.importance[name] for name in parameters]
         centre = [self.centre[name] for name in parameters]
         value: Tensor = _Sum.apply(importance, centre, *parameters.values())
@@ -91,5 +91,6 @@ class _Sum(torch.autograd.Function):
         return None, None, *torch._foreach_mul(ctx.saved_tensors, 2 * outputs[0])
 
 
-def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+def learned_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require a gradient, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from clray.methods.si import Si
 from clray.task import Task
@@ -55,6 +55,40 @@ def test_path_integrals_sum_to_the_decrease_of_the_task_loss_alone(
         assert decrease > 0.01
         torch.testing.assert_close(flat(learner.path).sum(), decrease, rtol=0.03, atol=0)
         learner.end_task(task)
+
+
+class Bowl(nn.Module):
+    """Its loss is sum of curvature * (theta - bottom)^2 / 2: each coordinate falls by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([1.0, -2.0, 0.5, 3.0]))
+        self.register_buffer("curvature", torch.tensor([0.3, 1.0, 4.0, 0.0]))
+        self.register_buffer("bottom", torch.tensor([0.0, 0.0, 1.0, 0.0]))
+
+    def losses(self) -> Tensor:
+        curvature, bottom = self.get_buffer("curvature"), self.get_buffer("bottom")
+        return 0.5 * curvature * (self.theta - bottom) ** 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.losses().sum()
+
+
+def test_path_integral_of_a_quadratic_is_each_coordinates_decrease(
+    build: Build, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exactly so along the gradient's flow. After n steps of SGD at rate lr, a coordinate with
+    curvature c is q^n of its way from the bottom, q = 1 - lr * c, and the sum of lr * g^2 over
+    steps is its decrease times 2 / (1 + q)."""
+    bowl = Bowl()
+    learner = build("si", setting={"model": bowl})
+    monkeypatch.setattr(learner, "cross_entropy", lambda value, y: value)
+    before = bowl.losses().detach()
+    learn(learner, tasks[0], steps=20)
+    decrease = before - bowl.losses().detach()
+    q = 1 - 0.1 * bowl.get_buffer("curvature")
+    torch.testing.assert_close(decrease, before * (1 - q**40))
+    torch.testing.assert_close(learner.path["theta"], decrease * 2 / (1 + q))
 
 
 def test_importance_and_penalty_of_one_step_by_hand(build: Build, tasks: list[Task]) -> None:
