@@ -1,7 +1,7 @@
-"""Sums of squared per-example gradients of a loss, for any network.
+"""Sums of squared or absolute per-example gradients of a loss, for any network.
 
-What diagonal importances (EWC and its like) are made of. The sum is over examples, each with its
-own gradient, so that it does not depend on how they are cut into batches.
+What diagonal importances (EWC, MAS and their like) are made of. The sum is over examples, each with
+its own gradient, so that it does not depend on how they are cut into batches.
 
 Linear, convolution and affine normalisation layers, which hold nearly all parameters of the usual
 networks, need one forward and one backward pass: their gradients are rebuilt from their inputs
@@ -29,6 +29,8 @@ from clray.models.task_sample import Share, Shares
 Losses = Callable[[Tensor], Tensor]
 """From a model's output [B, D] to each example's loss [B], or to several [K, B] of each. It must
 treat examples independently."""
+Measure = Callable[..., Tensor]
+"""torch.square or torch.abs: of a product, it is the product of both factors' measures."""
 
 NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 CHUNK = 1 << 21
@@ -63,13 +65,14 @@ def mean_squared_gradients(
         losses: those of a share.
         names: see ``squared_gradients``.
     """
-    sums = {name: torch.zeros_like(p) for name, p in _wanted(model, names).items()}
-    for share in shares:
-        x = shares.setup.prepare(share.x)
-        for name, value in squared_gradients(model, x, losses(share), names).items():
-            sums[name] += value
-    group = shares.setup.distributed
-    return {name: group.sum(value) / shares.count for name, value in sums.items()}
+    return _means(torch.square, model, shares, losses, names)
+
+
+def mean_absolute_gradients(
+    model: nn.Module, shares: Shares, losses: Callable[[Share], Losses]
+) -> dict[str, Tensor]:
+    """Like ``mean_squared_gradients``, of the absolute gradient of each example's loss."""
+    return _means(torch.abs, model, shares, losses, None)
 
 
 def squared_gradients(
@@ -90,6 +93,37 @@ def squared_gradients(
     Raises:
         ValueError: the model is in training mode.
     """
+    return _sums(torch.square, model, x, losses, names)
+
+
+def absolute_gradients(model: nn.Module, x: Tensor, losses: Losses) -> dict[str, Tensor]:
+    """Like ``squared_gradients``, of the absolute gradient of each example's loss."""
+    return _sums(torch.abs, model, x, losses, None)
+
+
+def _means(
+    measure: Measure,
+    model: nn.Module,
+    shares: Shares,
+    losses: Callable[[Share], Losses],
+    names: Collection[str] | None,
+) -> dict[str, Tensor]:
+    sums = {name: torch.zeros_like(p) for name, p in _wanted(model, names).items()}
+    for share in shares:
+        x = shares.setup.prepare(share.x)
+        for name, value in _sums(measure, model, x, losses(share), names).items():
+            sums[name] += value
+    group = shares.setup.distributed
+    return {name: group.sum(value) / shares.count for name, value in sums.items()}
+
+
+def _sums(
+    measure: Measure,
+    model: nn.Module,
+    x: Tensor,
+    losses: Losses,
+    names: Collection[str] | None,
+) -> dict[str, Tensor]:
     if model.training:
         raise ValueError("per-example gradients need a model in evaluation mode")
     wanted = _wanted(model, names)
@@ -107,24 +141,24 @@ def squared_gradients(
         and _batched(module, captured.inputs[name], len(x))
     }
     cotangents = cotangents_of(losses)(captured.output)
-    squares: dict[str, Tensor] = {}
+    outer: dict[str, Tensor] = {}
     for i, cotangent in enumerate(cotangents):
         gradients = captured.gradients(cotangent, more=i + 1 < len(cotangents))
         for name, module in usable.items():
             gradient = gradients[ends[name]]
             if type(module) is nn.Linear and gradient.dim() == 2:
-                square = gradient.square()
-                squares[name] = squares[name] + square if name in squares else square
+                part = measure(gradient)
+                outer[name] = outer[name] + part if name in outer else part
             else:
-                _add(sums, name, _layer_sums(module, captured.inputs[name], gradient))
-    for name, square in squares.items():
-        # The square of an outer product is the outer product of the squares.
-        weight = square.T @ captured.inputs[name].square()
-        _add(sums, name, {"weight": weight, "bias": square.sum(0)})
+                _add(sums, name, _layer_sums(measure, module, captured.inputs[name], gradient))
+    for name, total in outer.items():
+        # That of an outer product is the outer product of both.
+        weight = total.T @ measure(captured.inputs[name])
+        _add(sums, name, {"weight": weight, "bias": total.sum(0)})
     fast = {path for name, module in usable.items() for path in _paths(name, module)}
     others = {name: p for name, p in wanted.items() if name not in fast}
     if others:
-        _add_any(sums, model, x, cotangents, others)
+        _add_any(sums, measure, model, x, cotangents, others)
     return sums
 
 
@@ -192,10 +226,12 @@ def _add(sums: dict[str, Tensor], name: str, found: dict[str, Tensor]) -> None:
             sums[path] += value
 
 
-def _layer_sums(module: nn.Module, x: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-    """Sums of squares for one layer, from its input and its output's gradient."""
+def _layer_sums(
+    measure: Measure, module: nn.Module, x: Tensor, gradient: Tensor
+) -> dict[str, Tensor]:
+    """Sums for one layer, from its input and its output's gradient."""
     if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
-        return _matrix_sums(module, x, gradient)
+        return _matrix_sums(measure, module, x, gradient)
     product = gradient * _normalised(module, x)
     if isinstance(module, nn.LayerNorm):
         between = list(range(1, x.dim() - len(module.normalized_shape)))
@@ -203,7 +239,7 @@ def _layer_sums(module: nn.Module, x: Tensor, gradient: Tensor) -> dict[str, Ten
         between = list(range(2, x.dim()))
     if between:
         product, gradient = product.sum(between), gradient.sum(between)
-    return {"weight": product.square().sum(0), "bias": gradient.square().sum(0)}
+    return {"weight": measure(product).sum(0), "bias": measure(gradient).sum(0)}
 
 
 def _normalised(module: nn.Module, x: Tensor) -> Tensor:
@@ -217,7 +253,7 @@ def _normalised(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def _matrix_sums(
-    module: nn.Linear | nn.Conv1d | nn.Conv2d, x: Tensor, gradient: Tensor
+    measure: Measure, module: nn.Linear | nn.Conv1d | nn.Conv2d, x: Tensor, gradient: Tensor
 ) -> dict[str, Tensor]:
     """For a weight that is used at P places of each example, such as pixels or tokens."""
     conv = None if isinstance(module, nn.Linear) else module
@@ -227,19 +263,20 @@ def _matrix_sums(
     for part, rows in zip(torch.split(x, size), torch.split(gradient, size), strict=True):
         # [b, G, O, P] @ [b, G, P, I]: each example's gradient, of grouped layers too.
         found = outputs_of(module, rows) @ inputs_of(module, part).mT
-        weight += found.square_().sum(0).flatten(0, 1)
+        weight += measure(found, out=found).sum(0).flatten(0, 1)
     bias = gradient.flatten(2).sum(2) if conv else gradient.flatten(1, -2).sum(1)
-    return {"weight": weight.view_as(module.weight), "bias": bias.square().sum(0)}
+    return {"weight": weight.view_as(module.weight), "bias": measure(bias).sum(0)}
 
 
 def _add_any(
     sums: dict[str, Tensor],
+    measure: Measure,
     model: nn.Module,
     x: Tensor,
     cotangents: list[Tensor],
     parameters: dict[str, nn.Parameter],
 ) -> None:
-    """Add the sums of squares for parameters of any kind, one gradient for each example."""
+    """Add the sums for parameters of any kind, one gradient for each example."""
     values = {name: p.detach() for name, p in parameters.items()}
     size = max(1, CHUNK // max(1, sum(p.numel() for p in values.values())))
     size = min(size, TOGETHER)
@@ -252,4 +289,4 @@ def _add_any(
     for cotangent in cotangents:
         for rows, weights in zip(torch.split(x, size), torch.split(cotangent, size), strict=True):
             for name, gradient in gradients_of(values, rows, weights).items():
-                sums[name] += gradient.square().sum(0)
+                sums[name] += measure(gradient).sum(0)

@@ -1,4 +1,4 @@
-"""Squared per-example gradients equal those of a plain loop over examples."""
+"""Squared and absolute per-example gradients equal those of a plain loop over examples."""
 
 from __future__ import annotations
 
@@ -14,30 +14,39 @@ from torch import Tensor, nn
 from clray import registry
 from clray.errors import BadSpec
 from clray.models import per_example
-from clray.models.per_example import check_independent, cotangents_of, squared_gradients
+from clray.models.per_example import (
+    absolute_gradients,
+    check_independent,
+    cotangents_of,
+    squared_gradients,
+)
 from clray.spec import Component
 
 
-def naive(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+def naive(
+    model: nn.Module, x: Tensor, y: Tensor, measure: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
     sums = {n: torch.zeros_like(p) for n, p in model.named_parameters() if p.requires_grad}
     for row, label in zip(x, y, strict=True):
         model.zero_grad()
         F.cross_entropy(model(row[None]), label[None]).backward()  # type: ignore[no-untyped-call]
         for name, p in model.named_parameters():
             if p.grad is not None:
-                sums[name] += p.grad.square()
+                sums[name] += measure(p.grad)
     return sums
 
 
 def check(model: nn.Module, x: Tensor, classes: int, tolerance: float = 1e-5) -> None:
     y = torch.randint(classes, (len(x),))
     model.eval()
-    found = squared_gradients(model, x, lambda out: F.cross_entropy(out, y, reduction="none"))
-    expected = naive(model, x, y)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        scale = float(value.detach().max()) + 1e-30
-        assert float((found[name] - value).detach().abs().max()) <= tolerance * scale, name
+    losses = partial(F.cross_entropy, target=y, reduction="none")
+    for sums, measure in ((squared_gradients, torch.square), (absolute_gradients, torch.abs)):
+        found = sums(model, x, losses)
+        expected = naive(model, x, y, measure)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            scale = float(value.detach().max()) + 1e-30
+            assert float((found[name] - value).detach().abs().max()) <= tolerance * scale, name
     assert not any(m._forward_hooks for m in model.modules())
 
 
