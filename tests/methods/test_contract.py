@@ -68,6 +68,7 @@ SHOWING: dict[str, dict[str, Any]] = {
     "ranpac": {"dimension": 50},
     "dlcft": {"target_scale": 0.5},
     "joint_linear": {"target_scale": 0.5},
+    "gpm": {"threshold": 0.9, "increase": 0.1},
 }
 """What a method needs for every knob to show after a handful of steps on noise."""
 
