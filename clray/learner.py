@@ -177,6 +177,9 @@ class Learner(ABC):
     frozen_encoder: ClassVar[bool] = False
     """Whether the model's encoder must be frozen: the method learns from its features alone."""
 
+    vision_transformer: ClassVar[bool] = False
+    """Whether the encoder must be a vision transformer, on images: the method reaches inside it."""
+
     def __init__(self, config: MethodConfig, setup: Setup) -> None:
         self.config = config
         self.setup = setup

@@ -139,6 +139,7 @@ def complete(spec: TrialSpec) -> TrialSpec:
         where = f"benchmark {spec.benchmark.name}: scenario, for method {spec.method.name}"
         raise BadSpec(where, benchmark.scenario, learner.scenarios)
     for name in (spec.method.name, *(change.method.name for change in spec.changes)):
+        _check_transformer(spec, configs["model"], benchmark, name)
         _check_encoder(spec.model, configs["model"], name)
     if spec.protocol.first_learns == "head" and not learner.learns_head_alone:
         where = f"protocol.first_learns, for method {spec.method.name}"
@@ -180,6 +181,25 @@ def _check_encoder(model: Component, config: ModelConfig, method: str) -> None:
         accepted = "a frozen encoder, such as timm/resnet18 with frozen: true and weights; or mlp "
         accepted += "with hidden: [] for the inputs themselves"
         raise BadSpec(where, model.knobs or "an encoder that learns", accepted)
+
+
+def _check_transformer(
+    spec: TrialSpec, model: ModelConfig, benchmark: BenchmarkConfig, method: str
+) -> None:
+    """Refuse other networks, and stored features, for a method that reaches inside a vision
+    transformer.
+
+    Raises:
+        BadSpec: such ones.
+    """
+    if not find("method", method).learner.vision_transformer:
+        return
+    if not model.is_vision_transformer(find("model", spec.model.name).variant):
+        accepted = "a vision transformer of timm's, such as timm/vit_base_patch16_224"
+        raise BadSpec(f"model, for method {method}", spec.model.name, accepted)
+    if benchmark.encoder_key() is not None:
+        accepted = "one of images: the method reaches inside the encoder"
+        raise BadSpec(f"benchmark, for method {method}", "one of features", accepted)
 
 
 def _completed(change: Change, scenario: str, encoder: str | None) -> Change:

@@ -38,7 +38,9 @@ def test_every_space_suits_its_method(name: str) -> None:
     learner = registry.find("method", name.partition(".")[0]).learner
     scenario = next(s for s in SCENARIOS if s in learner.scenarios)
     benchmark = {"name": "split-digits", "scenario": scenario}
-    model = {"name": "mlp", "hidden": [] if learner.frozen_encoder else [256]}
+    model: dict[str, Any] = {"name": "mlp", "hidden": [] if learner.frozen_encoder else [256]}
+    if learner.vision_transformer:
+        model = {"name": "timm/vit_tiny_patch16_224", "frozen": True}
     planned = plan(job(methods={name: {}}, benchmark=benchmark, model=model))
     assert planned.methods[name].space == space
     method = planned.methods[name].method

@@ -86,6 +86,10 @@ class ModelConfig(BaseModel, ABC):
         """Whether anything before the head learns."""
         return True
 
+    def is_vision_transformer(self, variant: str) -> bool:
+        """Whether the encoder's network is a ``VisionTransformer`` of timm's."""
+        return False
+
     def check(self, variant: str) -> None:
         """Refuse, cheaply and before anything starts, what cannot be built.
 

@@ -16,6 +16,9 @@ from clray.errors import BadData, BadSpec, UnknownName
 from clray.models import weights_file
 from clray.models.image_encoder import EncoderConfig, Loaded, Positive, Triple
 
+TRANSFORMERS = ("timm.models.vision_transformer", "timm.models.deit")
+"""Timm's files whose networks are vision transformers."""
+
 
 class Config(EncoderConfig):
     """Knobs of a timm encoder."""
@@ -54,6 +57,12 @@ class Config(EncoderConfig):
             tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{variant}.*")]
             if self.weights not in ["pretrained", *tags] or not tags:
                 raise UnknownName(f"{self.where} of {variant}", self.weights, ["none", *tags])
+
+    def is_vision_transformer(self, variant: str) -> bool:
+        """See ``ModelConfig.is_vision_transformer``; told by timm's file that makes the network."""
+        import timm
+
+        return timm.models.model_entrypoint(variant).__module__ in TRANSFORMERS
 
     def describe_encoder(self, variant: str) -> dict[str, Any] | None:
         """See ``ModelConfig.describe_encoder``; weights are a tag, or the hash of a file."""

@@ -19,6 +19,21 @@ from clray.task import Task
 
 Build = Callable[..., Learner]
 
+TRANSFORMER: dict[str, Any] = {
+    "name": "timm/vit_tiny_patch16_224",
+    "frozen": True,
+    "image_size": 8,
+    "options": {
+        "img_size": 8,
+        "patch_size": 4,
+        "embed_dim": 32,
+        "depth": 2,
+        "num_heads": 2,
+        "weight_init": "jax",  # at timm's own, which is smaller, features hardly depend on images
+    },
+}
+"""A vision transformer at random, with 5 tokens and 2 layers."""
+
 
 def scale(x: Tensor) -> Tensor:
     return x / 255
@@ -45,9 +60,12 @@ def small_learner(
     ``setting`` changes what the frame hands over."""
     torch.manual_seed(0)
     component = Component(name="mlp", hidden=() if linear else hidden)
+    if registry.find("method", method).learner.vision_transformer:
+        component = Component.model_validate(TRANSFORMER)
+    variant = registry.find("model", component.name).variant
     shape = (setting or {}).get("image_shape", (1, 6, 6))
     setup = Setup(
-        model=registry.configure("model", component).build("", shape, 4),
+        model=registry.configure("model", component).build(variant, shape, 4),
         optimizer=sgd,
         clip_norm=None,
         scenario="domain-incremental",
