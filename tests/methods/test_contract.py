@@ -24,6 +24,7 @@ from clray.learner import Learner
 from clray.spec import STABILITY, Component, Resources, Storing, Tag, TrialSpec
 from clray.store import Folder
 from clray.task import Task
+from tests.methods.conftest import TRANSFORMER
 
 Build = Callable[..., Learner]
 
@@ -45,6 +46,9 @@ SCORES: dict[str, Any] = {"optimizer": {"lr": 3.0}}
 """Plain SGD moves scores, whose gradients are small, at such a rate only."""
 INPUTS: dict[str, Any] = {"model": {"name": "mlp", "hidden": []}}
 """The identity in place of a frozen encoder."""
+FEW_PROMPTS = {"pool_size": 5, "length": 1, "num_selected": 2}
+"""As many as leave an image's few tokens a part in what the prompts attend to."""
+FEW_COMPONENTS = {"components": 12, "length": 4, "num_layers": 2}
 FEW_KEYS = {"codebooks": 16, "pairs": 16, "key_dim": 4, "key_epochs": 2}
 SUITED: dict[str, dict[str, Any]] = {
     "apd": {"optimizer": {"name": "adam", "lr": 0.003}},
@@ -52,6 +56,8 @@ SUITED: dict[str, dict[str, Any]] = {
     "ssnet": {**SCORES, "method": {"name": "ssnet", "weight_lr": 0.1}},
     "exssnet": {**SCORES, "method": {"name": "exssnet", "weight_lr": 0.1}},
     **{m: INPUTS for m in METHODS if registry.find("method", m).learner.frozen_encoder},
+    "l2p": {"model": TRANSFORMER, "method": {"name": "l2p", **FEW_PROMPTS}},
+    "coda_prompt": {"model": TRANSFORMER, "method": {"name": "coda_prompt", **FEW_COMPONENTS}},
     "dkvb": {**INPUTS, "method": {"name": "dkvb", "plasticity": 5.0, **FEW_KEYS}},
     "knn": {**INPUTS, "method": {"name": "knn", "k": 3}},  # of 30 that are kept
     "ranpac": {**INPUTS, "method": {"name": "ranpac", "dimension": 100}},
@@ -66,6 +72,7 @@ SHOWING: dict[str, dict[str, Any]] = {
     "exssnet": {"state": "last"},
     "dkvb": FEW_KEYS,
     "ranpac": {"dimension": 50},
+    "coda_prompt": FEW_COMPONENTS,
     "dlcft": {"target_scale": 0.5},
     "joint_linear": {"target_scale": 0.5},
     "gpm": {"threshold": 0.9, "increase": 0.1},
@@ -327,8 +334,9 @@ def weights(learner: Learner) -> Tensor:
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every method's trial on two workers, all in one group of processes."""
     root = tmp_path_factory.mktemp("two")
-    command = [sys.executable, __file__, str(root)]
-    workers = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
+    command = [sys.executable, "-m", "tests.methods.test_contract", str(root)]
+    top = Path(__file__).parents[2]
+    workers = [subprocess.Popen([*command, str(rank)], cwd=top) for rank in range(2)]
     assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
     return root
 
