@@ -105,7 +105,7 @@ BENCHMARKS: Cases = {
     "label of a path": ({"methods": {"a/b": {"method": "ewc"}}}, "methods.a/b: got 'a/b'"),
     "unknown key of an entry": (
         {"methods": {"finetune": {"spcae": "ewc"}}},
-        "methods.finetune: got 'spcae'; accepted: benchmarks, bound, enqueue, method, model, optimizer, ",
+        "methods.finetune: got 'spcae'; accepted: benchmarks, bound, enqueue, method, model, opt",
     ),
     "unknown knob of a method": (
         {"methods": {"ewc": {"method": {"name": "ewc", "strenght": 1}}}},

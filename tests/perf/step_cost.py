@@ -2,13 +2,14 @@
 
     python -m tests.perf.step_cost [METHOD]... [--rounds N]
 
-Images of 1 x 28 x 28, five tasks of two classes, 80 steps of 64 examples each, SGD, one thread, MLP
-256-256 (of methods on frozen encoders the identity, of prompts a ViT of 4 blocks). In each round the
-method and fine-tuning, with the same network and in the same scenario, learn the stream task by task
-in turns, so that what else the machine does falls on both; ratios are medians over rounds and tasks
-from the second on. What a method does around a task (importances, exemplars, training on its memory)
-is timed apart, and shown in plain steps. ``expected`` is what a method's arithmetic lets one expect
-of its step on a large network, counted in passes: forward 1, backward 2, so that a plain step is 3.
+Images of 1 x 28 x 28, five tasks of two classes, 80 steps of 64 examples each, SGD, one thread, an
+MLP 256-256 (the identity for methods on frozen encoders, a ViT of 4 blocks for prompts). In each
+round the method and fine-tuning, with the same network and in the same scenario, learn the stream
+task by task in turns, so that what else the machine does falls on both; ratios are medians over
+rounds and tasks from the second on. What a method does around a task (importances, exemplars,
+training on its memory) is timed apart, and shown in plain steps. ``expected`` is what a method's
+arithmetic lets one expect of its step, counted in passes (forward 1, backward 2: a plain step is 3)
+over this network.
 """
 
 from __future__ import annotations
@@ -16,18 +17,16 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from clray import assembly, registry
 from clray.grading import Grader
 from clray.learner import Learner
 from clray.spec import Resources, TrialSpec
-from clray.task import Stream, Task
+from clray.task import Stream
 
 PER_CLASS = 640
 """Examples: 20 steps an epoch."""
