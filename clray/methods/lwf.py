@@ -24,16 +24,13 @@ with 1 / n and 1 - 1 / n at the n-th task; here the weights stay.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
 from typing import Annotated
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from clray.learner import Learner, MethodConfig, Setup
+from clray.models.distillation import OldNetwork, divergence, with_units_of
 from clray.spec import STABILITY
 from clray.task import Task
 
@@ -54,7 +51,7 @@ class Lwf(Learner):
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
-        self.old: nn.Module | None = None
+        self.old: OldNetwork | None = None
         self.groups: list[Tensor] = []
 
     def observe(self, x: Tensor, y: Tensor, task: Task) -> dict[str, Tensor]:
@@ -65,9 +62,9 @@ class Lwf(Learner):
         if self.old is None or self.config.strength == 0:
             self.step(loss)
             return {"loss": loss.detach()}
-        with torch.no_grad():
-            old = self.old(inputs)
-        penalty = self.config.strength * self.distributed.mean(self.divergence(logits, old))
+        penalty = self.config.strength * self.distributed.mean(
+            self.divergence(logits, self.old(inputs))
+        )
         loss = loss + penalty
         self.step(loss)
         return {"loss": loss.detach(), "penalty": penalty.detach()}
@@ -75,39 +72,15 @@ class Lwf(Learner):
     def divergence(self, logits: Tensor, old: Tensor) -> Tensor:
         """temperature^2 * KL(old answers || new answers) of each example, [B] for logits [B, D]."""
         heat = self.config.temperature
-        total = logits.new_zeros(len(logits))
-        for units in self.groups:
-            new_log, old_log = (
-                (answers.index_select(1, units) / heat).log_softmax(1) for answers in (logits, old)
-            )
-            total = total + F.kl_div(new_log, old_log, reduction="none", log_target=True).sum(1)
-        return heat**2 * total
+        return heat**2 * divergence(logits, old, self.groups, heat)
 
     def end_task(self, task: Task) -> None:
         """Keep a frozen copy of the network, and which units it has learned."""
-        # What is never learned needs no copy: a frozen encoder is shared.
-        shared = {id(p): p for p in self.model.parameters() if not p.requires_grad}
-        self.old = copy.deepcopy(self.model, shared).requires_grad_(False).eval()
-        if self.setup.scenario == "task-incremental":
-            self.groups.append(self._units(task.classes))
-        else:
-            known = {unit for group in self.groups for unit in group.tolist()}
-            self.groups = [self._units(known | {*task.classes})]
-
-    def _units(self, classes: Iterable[int]) -> Tensor:
-        return torch.tensor(sorted(classes), device=self.setup.device)
-
-    def train_mode(self, training: bool) -> None:
-        """Put the network in that mode; the old one always answers in evaluation mode."""
-        super().train_mode(training)
-        if self.old is not None:
-            self.old.eval()
+        self.old = OldNetwork(self.model)
+        self.groups = with_units_of(task, self.groups, self.setup)
 
     def footprint(self) -> dict[str, int]:
         """The model's, and the bytes of the old network, without what both share."""
         kept = super().footprint()
-        if self.old is None:
-            return kept
-        learned = {id(p) for p in self.model.parameters()}
-        own = [p for p in self.old.parameters() if id(p) not in learned] + [*self.old.buffers()]
-        return {**kept, "bytes": kept["bytes"] + sum(t.numel() * t.element_size() for t in own)}
+        old = 0 if self.old is None else self.old.num_bytes
+        return {**kept, "bytes": kept["bytes"] + old}

@@ -94,13 +94,13 @@ def test_the_old_network_is_frozen_and_a_frozen_part_is_shared(
     frozen.requires_grad_(False)
     learn(learner, tasks[0])
     assert learner.old is not None
-    kept = [p.clone() for p in learner.old.parameters()]
+    kept = [p.clone() for p in learner.old.network.parameters()]
     learn_more = tasks[1].train.batches(8, seed=0)
     learner.train_mode(True)
-    assert not learner.old.training
+    assert not learner.old.network.training
     for x, y in learn_more:
         learner.observe(x, y, tasks[1])
-    assert all(map(torch.equal, kept, learner.old.parameters()))
-    assert not any(p.requires_grad for p in learner.old.parameters())
-    assert next(learner.old.parameters()) is frozen
+    assert all(map(torch.equal, kept, learner.old.network.parameters()))
+    assert not any(p.requires_grad for p in learner.old.network.parameters())
+    assert next(learner.old.network.parameters()) is frozen
     assert learner.footprint()["bytes"] == 2 * plain - 4 * frozen.numel()
