@@ -22,13 +22,14 @@ BATCH = 512
 
 class Aside:
     """A share of each class's examples of one task: of n different ones the nearest to
-    ``share * n``, halves up, but never all; and one of the task at least.
+    ``share * n``, halves up, but never all nor more than ``most``; and one of the task at least.
 
     Args:
         examples: of the task; they are read twice.
         share: in (0, 1).
         seed: says which.
         distributed: the workers that share the trial.
+        most: different ones of a class; None: as many as the share says.
 
     Raises:
         BadSpec: no class has two examples.
@@ -38,13 +39,18 @@ class Aside:
     """
 
     def __init__(
-        self, examples: Examples, share: float, seed: int, distributed: Distributed
+        self,
+        examples: Examples,
+        share: float,
+        seed: int,
+        distributed: Distributed,
+        most: int | None = None,
     ) -> None:
         self.seed = seed
         self.multipliers: Tensor | None = None
-        hashed = [(self._hash(x), y) for x, y in _batches(examples, distributed)]
+        hashed = [(self.hashes(x), y) for x, y in _batches(examples, distributed)]
         hashes, labels = (distributed.gather(torch.cat(part)) for part in zip(*hashed, strict=True))
-        self.bars = _bars(hashes.cpu(), labels.cpu(), share).to(labels.device)
+        self.bars = _bars(hashes.cpu(), labels.cpu(), share, most).to(labels.device)
         held = []
         for x, y in _batches(examples, distributed):
             here = self.holds(x, y)
@@ -53,10 +59,10 @@ class Aside:
 
     def holds(self, x: Tensor, y: Tensor) -> Tensor:
         """Which examples of a batch are set aside; bool [B] for [B, C, H, W] and int64 [B]."""
-        return self._hash(x) <= self.bars[y]
+        return self.hashes(x) <= self.bars[y]
 
-    def _hash(self, x: Tensor) -> Tensor:
-        """Of each example's bytes; int64 [B]."""
+    def hashes(self, x: Tensor) -> Tensor:
+        """Of each example's bytes, and the seed; int64 [B]."""
         rows = x.flatten(1).contiguous().view(torch.uint8)
         if rows.shape[1] % 4 == 0:
             rows = rows.view(torch.int32)
@@ -67,7 +73,7 @@ class Aside:
         return (rows * self.multipliers).sum(1)  # modulo 2^64
 
 
-def _bars(hashes: Tensor, labels: Tensor, share: float) -> Tensor:
+def _bars(hashes: Tensor, labels: Tensor, share: float, most: int | None) -> Tensor:
     """Of each class, the largest hash that is set aside; int64 [classes]."""
     none = torch.iinfo(torch.int64).min
     bars = torch.full((int(labels.max()) + 1,), none)
@@ -76,6 +82,8 @@ def _bars(hashes: Tensor, labels: Tensor, share: float) -> Tensor:
     }
     for label, own in groups.items():  # sorted, and each content once
         wanted = min(len(own) - 1, int(share * len(own) + 0.5))
+        if most is not None:
+            wanted = min(wanted, most)
         if wanted:
             bars[label] = own[wanted - 1]
     if (bars == none).all():

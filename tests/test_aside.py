@@ -54,6 +54,8 @@ def test_the_same_image_is_on_one_side_and_never_all_of_a_class() -> None:
     assert len(most.y) == 19
     least = Aside(examples(x, y), 0.001, 0, GROUP)
     assert len(least.y) == 1
+    few = Aside(examples(x, y), 0.5, 0, GROUP, most=4)
+    assert len(few.y) == 4
 
 
 def test_features_are_told_apart_too() -> None:

@@ -49,6 +49,16 @@ INPUTS: dict[str, Any] = {"model": {"name": "mlp", "hidden": []}}
 FEW_PROMPTS = {"pool_size": 5, "length": 1, "num_selected": 2}
 """As many as leave an image's few tokens a part in what the prompts attend to."""
 FEW_COMPONENTS = {"components": 12, "length": 4, "num_layers": 2}
+ARRIVING: dict[str, Any] = {
+    "benchmark": {
+        "name": "split-digits",
+        "num_tasks": TASKS,
+        "class_order": [0, 1, 2, 3, 4, 5],
+        "scenario": "class-incremental",
+    },
+    "optimizer": {"lr": 0.3},
+}
+"""New classes compete with old ones, which is all that the method is about."""
 FEW_KEYS = {"codebooks": 16, "pairs": 16, "key_dim": 4, "key_epochs": 2}
 SUITED: dict[str, dict[str, Any]] = {
     "apd": {"optimizer": {"name": "adam", "lr": 0.003}},
@@ -63,6 +73,7 @@ SUITED: dict[str, dict[str, Any]] = {
     "ranpac": {**INPUTS, "method": {"name": "ranpac", "dimension": 100}},
     "dlcft": {"optimizer": {"name": "adam", "lr": 0.003}},
     "joint_linear": {"optimizer": {"name": "adam", "lr": 0.003}},
+    "icarl": ARRIVING,
 }
 """What a method needs to learn within the tiny trial."""
 SHOWING: dict[str, dict[str, Any]] = {
