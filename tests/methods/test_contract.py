@@ -74,6 +74,7 @@ SUITED: dict[str, dict[str, Any]] = {
     "dlcft": {"optimizer": {"name": "adam", "lr": 0.003}},
     "joint_linear": {"optimizer": {"name": "adam", "lr": 0.003}},
     "icarl": ARRIVING,
+    "bic": ARRIVING,
 }
 """What a method needs to learn within the tiny trial."""
 SHOWING: dict[str, dict[str, Any]] = {
