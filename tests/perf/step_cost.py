@@ -51,10 +51,52 @@ class Expected:
 
 NETWORK = {"name": "mlp", "hidden": [256, 256]}
 MODELS: dict[str, dict[str, Any]] = {"l2p": VIT, "coda_prompt": VIT}
-KNOBS: dict[str, dict[str, Any]] = {}
-"""What a method needs to suit the small network."""
+KNOBS: dict[str, dict[str, Any]] = {
+    "coda_prompt": {"components": 50},
+    "dkvb": {"codebooks": 32, "pairs": 64, "key_dim": 8, "key_epochs": 2},
+    "gdumb": {"passes": 4},
+    "ranpac": {"dimension": 2000},
+}
+"""What a method needs to suit the small network, or to end in a while."""
 EXPECTED: dict[str, Expected] = {
     "finetune": Expected(1, "the yardstick"),
+    "joint": Expected(1, "the same step, on all tasks' examples"),
+    "separate": Expected(1, "the same step, on a network of the task's own"),
+    "ewc": Expected(1.3, "five more passes over the weights, none over examples"),
+    "mas": Expected(1.3, "as ewc; its importances are one backward pass for each example"),
+    "si": Expected(1.5, "as ewc, and a copy, a difference and a product of all weights"),
+    "rwalk": Expected(1.6, "as si, and the square of each gradient"),
+    "lwf": Expected(1.33, "the old network's forward pass: 4/3"),
+    "er": Expected(2, "64 old examples beside 64 new ones"),
+    "er_ace": Expected(2, "the same"),
+    "agem": Expected(5, "a gradient on 256 old examples beside 64 new ones"),
+    "der": Expected(2, "64 old examples, with their logits"),
+    "derpp": Expected(3, "two draws of 64 old examples"),
+    "sgm": Expected(2, "as er, and soft targets; its rows are set before the task"),
+    "gdumb": Expected(0, "only stores; 4 passes over 500 examples after the task"),
+    "icarl": Expected(2.67, "64 old examples and the old network's forward pass on all"),
+    "bic": Expected(2.67, "the same"),
+    "gpm": Expected(1.8, "g - g M M' with some 100 of 785 directions"),
+    "packnet": Expected(1.3, "weights put together from what is claimed and what learns"),
+    "hat": Expected(1.4, "gates, and a factor for each gradient"),
+    "apd": Expected(3, "the drift of two or three earlier tasks, stacked, and their updates"),
+    "supsup": Expected(1.6, "the largest scores of each layer are found anew"),
+    "ssnet": Expected(1.4, "half as supsup, half on the mask's weights"),
+    "exssnet": Expected(1.4, "the same"),
+    "halrp": Expected(1.5, "theta = R (W + U V) S: put together from thin factors"),
+    "laplace": Expected(6, "curvature in Kronecker factors: 785 x 785 times each layer's weights"),
+    "dlcft": Expected(8, "the same, and a step with tangents, two to three plain ones"),
+    "joint_linear": Expected(2.7, "forward with tangents, and backward through them"),
+    "linear_probe": Expected(1.3, "on pixels a step is overhead; features are standardised"),
+    "two_layer_probe": Expected(4, "a hidden layer of 128 over 784 pixels, where there was none"),
+    "ncm": Expected(0.1, "sums of features by class, no gradient"),
+    "knn": Expected(0.1, "stores features, no gradient"),
+    "slda": Expected(3, "the covariance of 784 pixels in place of a 10 x 784 gradient"),
+    "ridge_probe": Expected(3, "the same"),
+    "ranpac": Expected(15, "2,000 random features and their covariance; solved after the task"),
+    "dkvb": Expected(5, "the nearest of 64 keys in 32 codebooks"),
+    "l2p": Expected(6, "forward alone is 1 here; a query, and 17 + 25 tokens there and back"),
+    "coda_prompt": Expected(4.5, "a query, and prefixes in all blocks, there and back"),
 }
 """Every method has its line here."""
 
