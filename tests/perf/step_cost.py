@@ -52,7 +52,7 @@ class Expected:
 NETWORK = {"name": "mlp", "hidden": [256, 256]}
 MODELS: dict[str, dict[str, Any]] = {"l2p": VIT, "coda_prompt": VIT}
 KNOBS: dict[str, dict[str, Any]] = {
-    "coda_prompt": {"components": 50},
+    "coda_prompt": {"components": 50, "num_layers": 4},
     "dkvb": {"codebooks": 32, "pairs": 64, "key_dim": 8, "key_epochs": 2},
     "gdumb": {"passes": 4},
     "ranpac": {"dimension": 2000},
