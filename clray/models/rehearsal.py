@@ -22,16 +22,11 @@ KINDS: dict[str, type[ReservoirMemory | ClassBalancedMemory]] = {
 }
 
 
-class DrawConfig(MethodConfig):
-    """How much is replayed."""
+class KeepConfig(MethodConfig):
+    """What is remembered, and how much of it is replayed."""
 
     memory_batch: Annotated[int | None, STABILITY] = Field(None, ge=1)
     """Examples drawn from the memory for each step; none: as many as the batch size."""
-
-
-class KeepConfig(DrawConfig):
-    """What is remembered, and how much of it is replayed."""
-
     storage: Literal["reservoir", "class-balanced"] = "reservoir"
     """What is kept: a uniform sample of the stream, or equally many examples of each class."""
 
