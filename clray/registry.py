@@ -230,13 +230,22 @@ def _check_tasks(spec: TrialSpec, num_tasks: int) -> None:
 
 
 def tag(spec: TrialSpec, path: str) -> str | None:
-    """What the knob at a dotted path is for: plasticity, stability, or None (set once).
+    """What the knob at a dotted path is for: plasticity, stability, or None (set once); of one that
+    is for both, what comes first.
 
     Raises:
         UnknownName: the section's Config has no such knob.
     """
-    tags = [mark.kind for mark in _field(spec, path).metadata if isinstance(mark, Tag)]
-    return tags[0] if tags else None
+    return next(iter(tags(spec, path)), None)
+
+
+def tags(spec: TrialSpec, path: str) -> list[str]:
+    """All that the knob at a dotted path is for.
+
+    Raises:
+        UnknownName: the section's Config has no such knob.
+    """
+    return [mark.kind for mark in _field(spec, path).metadata if isinstance(mark, Tag)]
 
 
 def annotation(spec: TrialSpec, path: str) -> Any:

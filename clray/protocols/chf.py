@@ -5,7 +5,8 @@ stands does best on the task; stability knobs start high and decay until the met
 that accuracy. The whole ladder is run at once, and its first acceptable rung taken.
 
 Differences: a knob decays alone, then each other one, then all of them (as in the authors' code);
-a first task has one rung, since there is nothing to hold on to.
+a first task has one rung, since there is nothing to hold on to, unless a stability knob is for
+plasticity as well.
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ def stability(board: Board, contender: Contender) -> Values:
         if path in start and isinstance(value, str | bool):
             raise board.refuse(f"start: {path}", value, "a number, which can decay")
     return start
+
+
+def is_felt_at_once(contender: Contender, start: Values) -> bool:
+    """Whether a stability knob acts on the first task as well."""
+    return any("plasticity" in registry.tags(contender.base, path) for path in start)
 
 
 def _typed(contender: Contender, path: str, value: float) -> float | int:
@@ -115,6 +121,7 @@ def choose_by_decay(board: Board, contender: Contender, view: View, session: Ses
     first = stability(board, contender)
     strengths = dict(first)
     lows = {p: _low(contender, p) for p in first}
+    at_once = is_felt_at_once(contender, first)
     others = _others(contender, first)
     method = selection.method or Component(name=registry.plain_method())
     incumbent: Candidate | None = None
@@ -131,7 +138,8 @@ def choose_by_decay(board: Board, contender: Contender, view: View, session: Ses
         if best.result.state != "completed":
             return _gave_up(found, tried, at, board, plan, session)
         rate = best.values[RATE]
-        rungs = ladder(selection, strengths, lows) if at else [dict(strengths)]
+        decays = at > 0 or at_once
+        rungs = ladder(selection, strengths, lows) if decays else [dict(strengths)]
         plan = dataclasses.replace(plan, keep=True, offset=plan.offset + len(tried))
         climbed = session.run(
             plan,
@@ -153,7 +161,7 @@ def choose_by_decay(board: Board, contender: Contender, view: View, session: Ses
             return found
         incumbent = taken
         trajectory.append({**(others if at == 0 else trajectory[-1]), **taken.values})
-        if not selection.reset and at > 0:
+        if not selection.reset and decays:
             strengths = {path: taken.values[path] for path in strengths}
     assert incumbent is not None
     session.forget([incumbent.runs[0]])

@@ -93,10 +93,12 @@ def _planned(board: Board) -> PlannedBoard:
                 raise board.refuse(f"methods.{one.label}: space", path, "no knobs of the benchmark")
         tasks = len(search.places)
         if isinstance(selection, Chf):
-            rungs = selection.attempts if chf.stability(board, one) else 1
+            start = chf.stability(board, one)
+            rungs = selection.attempts if start else 1
             rates = len(selection.rates)
             first = len(selection.first_rates or selection.rates)
-            planned[one.label, "search"] = first + 1 + (tasks - 1) * (rates + rungs)
+            first += rungs if chf.is_felt_at_once(one, start) else 1
+            planned[one.label, "search"] = first + (tasks - 1) * (rates + rungs)
             dynamic.fork_plan(board, one, search, None, 0).check()
         elif selection.dynamic:
             plan = dynamic.fork_plan(board, one, search, None, 0)

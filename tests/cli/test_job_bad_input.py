@@ -303,7 +303,7 @@ def test_first_stage_by_a_method_without_training_knobs(clray: Clray, here: Path
         ("search.objective=[growth,growth]", "search.objective: got 'growth'; accepted: objectiv"),
         (
             "methods.ewcc.trials=3",
-            "job a: methods.ewcc: method: got 'ewcc'; accepted: dkvb, dlcft, ",
+            "job a: methods.ewcc: method: got 'ewcc'; accepted: agem, apd, ",
         ),
     ],
 )

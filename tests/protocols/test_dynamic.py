@@ -24,6 +24,14 @@ def spec_of(results: Path, key: str) -> TrialSpec:
     return TrialSpec.model_validate(trial_folder(str(results), key).read_json("spec.json"))
 
 
+def test_what_acts_on_the_first_task_decays_there(run_job: RunJob, job_files: Folder) -> None:
+    space = {"method": {"alpha": {"range": [0.1, 8], "log": True}}}
+    chf = {"name": "chf", "rates": [0.1], "attempts": 3}
+    run_job(selection=chf, methods={"der": {"space": space}}, protocol={"memory": 20})
+    first = [line["values"] for line in job_files.read_lines("trials.jsonl") if line["task"] == 0]
+    assert [one["method.alpha"] for one in first if "method.alpha" in one] == [8, 4, 2]
+
+
 def test_the_best_fork_of_each_task_goes_on(
     run_job: RunJob, job_files: Folder, tmp_path: Path
 ) -> None:

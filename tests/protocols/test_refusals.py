@@ -120,7 +120,7 @@ SELECTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown yardstick": (
         select("chf", method="finetun"),
-        "selection chf: method: method: got 'finetun'; accepted: dkvb, dlcft, er, ",
+        "selection chf: method: method: got 'finetun'; accepted: agem, apd, bic, ",
     ),
     "network that is not handed over": (
         {**TASKS_GIVEN, "methods": {"exssnet": {}}, **select("chf")},
@@ -196,7 +196,7 @@ SELECTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown first stage": (
         select("two-stage", method="finetun"),
-        "selection two-stage: method: method: got 'finetun'; accepted: dkvb, dlcft, er, ",
+        "selection two-stage: method: method: got 'finetun'; accepted: agem, apd, bic, ",
     ),
     "first stage too long": (
         select("two-stage", k=5),

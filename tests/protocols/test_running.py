@@ -52,7 +52,7 @@ def test_as_many_trials_as_were_planned(run_job: RunJob) -> None:
             key = (board, event.label, event.stage)
             counted[key] = counted.get(key, 0) + 1
 
-    run_job(watch, selection=selection, methods={"er": {}, "ewc": {}})
+    run_job(watch, selection=selection, methods={"er": {}, "ewc": {}, "der": {}})
     assert counted == planned
 
 
