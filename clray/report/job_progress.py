@@ -32,13 +32,13 @@ def progress(job: Job) -> RenderableType:
         heading = Text("  ").join(text for text in (Text(board, style="bold"), stamp) if text)
         lines = [line for line in job.trials if line.board == board]
         parts += [indented(heading)] * bool(heading.plain)
-        parts += [indented(_table(job.spec, lines)), Text()]
+        parts += [indented(_table(job.spec, board, lines)), Text()]
     objective = words(job.spec.search.objective[0].metric)
     text = f"best so far: {objective}, as the selection protocol sees it; the same sweep command"
     return Group(*parts, indented(Text(f"{text} goes on", style="dim")))
 
 
-def _table(spec: JobSpec, lines: Sequence[TrialLine]) -> Table:
+def _table(spec: JobSpec, board: str, lines: Sequence[TrialLine]) -> Table:
     dynamic = any(line.task is not None for line in lines)
     stopped = any(line.state == "stopped" for line in lines)
     table = ruled_table(
@@ -53,7 +53,8 @@ def _table(spec: JobSpec, lines: Sequence[TrialLine]) -> Table:
     for line in lines:
         found.setdefault((line.label, line.stage), []).append(line)
     first = [group for group in found if group[1] != "search"]
-    searched = [(label, "search") for label in spec.methods]
+    arena = board.partition("/")[0]  # no label has a slash
+    searched = [(label, "search") for label, e in spec.methods.items() if e.takes_part_in(arena)]
     for group in dict.fromkeys([*first, *searched, *found]):
         label, stage = group
         own = found.get(group, [])

@@ -71,6 +71,18 @@ def test_a_board_for_each_protocol() -> None:
     assert "oracle  chosen on test" in shown
 
 
+def test_who_does_not_take_part_is_not_waited_for() -> None:
+    spec = {
+        "benchmark": None,
+        "benchmarks": {"split": "split-digits", "permuted": "permuted-digits"},
+        "methods": {"er": {}, "ewc": {"benchmarks": ["permuted"]}},
+        "protocol": {"selection": ["end-of-training", "oracle"]},
+    }
+    shown = _shown(spec, [])
+    assert _rows(shown, "er") == [["0", "0", "-"]] * 4
+    assert _rows(shown, "ewc") == [["0", "0", "-"]] * 2
+
+
 def test_benchmarks_and_stages() -> None:
     spec = {
         "benchmark": None,
