@@ -171,16 +171,16 @@ def transfer(view: View) -> list[Sheet]:
 
 
 def ranks(views: Sequence[View]) -> list[Sheet]:
-    """The place and the score of each method on every board: a row for each."""
+    """The place and the score of each method on every board: a row for each method."""
     boards = [(view, view.board) for view in views if view.board is not None]
     if len(boards) < 2:
         return []
-    labels = [label for label in views[0].labels if any(_place(b, label) for _, b in boards)]
-    lines = [
-        Line("", [_marked(view), *(_place(board, label) or NONE for label in labels)])
-        for view, board in boards
-    ]
-    heads = ["board", *labels]
+    lines = []
+    for label in views[0].labels:
+        places = [_place(board, label) for _, board in boards]
+        if any(places):
+            lines.append(Line(label, [label, *(place or NONE for place in places)]))
+    heads = ["method", *(_marked(view) for view, _ in boards)]
     told = dict.fromkeys(f"†: {view.warning}." for view, _ in boards if view.warning)
     note = "Rank, and the first objective on test. " + " ".join(told)
     return [Sheet("Ranks on every board", heads, lines, note.strip())]
