@@ -40,7 +40,6 @@ Differences:
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Annotated, Any, Literal
 
 import torch
@@ -50,7 +49,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from clray.learner import Learner, MethodConfig, Setup
 from clray.models.gradient_projection import InputSpace, input_moments
-from clray.models.matrix_layers import is_matrix
+from clray.models.matrix_layers import own_matrices
 from clray.models.task_sample import Shares
 from clray.spec import STABILITY
 from clray.task import Task
@@ -81,7 +80,7 @@ class Gpm(Learner):
         super().__init__(config, setup)
         self.own_rows = setup.scenario == "task-incremental"
         self.ones = config.biases == "projected"
-        self.layers = _layers(setup.model)
+        self.layers = own_matrices(setup.model)
         if self.own_rows:
             self.layers.pop("head", None)
         self.spaces: dict[str, InputSpace] = {}
@@ -194,17 +193,6 @@ class Gpm(Learner):
             for parameter in self.model.get_submodule("head").parameters():
                 rows = self.rows.view(-1, *[1] * (parameter.dim() - 1))
                 parameter.copy_(torch.where(rows, parameter, before[parameter]))
-
-
-def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The Linear and convolution layers that learn and share no weights, by name."""
-    owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
-    found = {}
-    for name, module in model.named_modules():
-        own = list(module.parameters(recurse=False))
-        if is_matrix(module) and all(owners[id(p)] == 1 and p.requires_grad for p in own):
-            found[name] = module
-    return found
 
 
 def _is_plain(optimizer: torch.optim.Optimizer) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from clray.models.captured import capture
 from clray.models.classifier import Classifier
 from clray.models.linearised import Linearised
-from clray.models.matrix_layers import is_matrix
+from clray.models.matrix_layers import own_matrices
 
 HeadMode = Literal["bilinear", "linearised"]
 
@@ -59,11 +58,6 @@ class LinearisedClassifier(nn.Module):
 def matrix_layers(network: nn.Module, x: Any) -> dict[str, nn.Module]:
     """The Linear and convolution layers of a network that learn, by name: those that are used just
     once in a pass, on examples side by side, and share no parameter with another."""
-    owners = Counter(id(p) for m in network.modules() for p in m.parameters(recurse=False))
-    found = {}
-    for name, module in network.named_modules():
-        own = list(module.parameters(recurse=False))
-        if is_matrix(module) and all(owners[id(p)] == 1 and p.requires_grad for p in own):
-            found[name] = module
+    found = own_matrices(network)
     captured = capture(network, x, found)
     return {name: found[name] for name, inputs in captured.inputs.items() if len(inputs) == len(x)}

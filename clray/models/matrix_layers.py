@@ -11,6 +11,7 @@ product. Curvature in Kronecker factors (Martens & Grosse 2015, arXiv 1503.05671
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,18 @@ def is_matrix(module: nn.Module) -> bool:
     if type(module) in (nn.Conv1d, nn.Conv2d) or _is_timm_same(module):
         return module.padding_mode == "zeros"
     return type(module) is nn.Linear
+
+
+def own_matrices(network: nn.Module) -> dict[str, nn.Module]:
+    """The layers of a network whose inputs can be laid out here, that learn and share no parameter
+    with another, by name."""
+    owners = Counter(id(p) for m in network.modules() for p in m.parameters(recurse=False))
+    found = {}
+    for name, module in network.named_modules():
+        own = list(module.parameters(recurse=False))
+        if is_matrix(module) and all(owners[id(p)] == 1 and p.requires_grad for p in own):
+            found[name] = module
+    return found
 
 
 def num_groups(module: nn.Module) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from clray.models.classifier import Classifier
 from clray.spec import Component
 from clray.streams.examples import TensorExamples
 from clray.task import Task
+from tests.methods.conftest import Build
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -40,6 +42,18 @@ def networks() -> dict[str, Classifier]:
         "lenet": network("lenet", channels=[4, 6], hidden=[10]),
         "normalised": network("lenet", channels=[4, 6], hidden=[10], batch_norm=True),
     }
+
+
+def chain_learner(build: Build, method: str, name: str, knobs: dict[str, Any]) -> Learner:
+    """A learner on one of these networks, for ``split_tasks``."""
+    setting = {
+        "model": networks()[name],
+        "scenario": "task-incremental",
+        "num_classes": 6,
+        "image_shape": (1, 8, 8),
+        **knobs.pop("setting", {}),
+    }
+    return build(method, setting=setting, **knobs)
 
 
 def split_tasks(num_tasks: int = 3) -> list[Task]:

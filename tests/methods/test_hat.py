@@ -17,24 +17,17 @@ from tests.methods.own_rows import (
     CASES,
     Optimizer,
     answers,
+    chain_learner,
     forgets_nothing,
     learn,
     network,
-    networks,
     split_tasks,
     steps,
 )
 
 
 def hat(build: Build, name: str = "mlp", **knobs: Any) -> HAT:
-    setting = {
-        "model": networks()[name],
-        "scenario": "task-incremental",
-        "num_classes": 6,
-        "image_shape": (1, 8, 8),
-        **knobs.pop("setting", {}),
-    }
-    learner = build("hat", setting=setting, **knobs)
+    learner = chain_learner(build, "hat", name, knobs)
     assert isinstance(learner, HAT)
     return learner
 

@@ -15,24 +15,17 @@ from tests.methods.conftest import Build
 from tests.methods.own_rows import (
     CASES,
     Optimizer,
+    chain_learner,
     forgets_nothing,
     learn,
     network,
-    networks,
     split_tasks,
     steps,
 )
 
 
 def packnet(build: Build, name: str = "mlp", **knobs: Any) -> PackNet:
-    setting = {
-        "model": networks()[name],
-        "scenario": "task-incremental",
-        "num_classes": 6,
-        "image_shape": (1, 8, 8),
-        **knobs.pop("setting", {}),
-    }
-    learner = build("packnet", setting=setting, **knobs)
+    learner = chain_learner(build, "packnet", name, knobs)
     assert isinstance(learner, PackNet)
     return learner
 
